@@ -1,1 +1,8 @@
-//! mainstay
+//! mainstay keeps one Redis (or Valkey) primary standing.
+//!
+//! The crate's map, lowest layer first; imports point down (a test holds the code to it):
+//! - layer 0: [`cluster`] (vocabulary, replicated state, `apply`)
+//!
+//! The core decides and does no I/O; the shells act and decide nothing. ARCHITECTURE.md tells the protocol.
+
+pub mod cluster;

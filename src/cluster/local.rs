@@ -1,0 +1,50 @@
+//! What one node must remember of itself across a restart, durable before it is acted on or reported.
+
+use super::words::{Epoch, GroupName, Replid, RunId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A node's own durable record.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Local {
+    /// The longest lease ever promised: how long a restarted guardian, having forgotten its promises, stays silent
+    /// (S2).
+    pub longest_lease: Duration,
+    /// Per group.
+    pub groups: BTreeMap<GroupName, LocalGroup>,
+}
+
+/// One group's part of [`Local`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalGroup {
+    /// As a guardian: it joined the seal for this epoch and promises nothing below it ever after (S2).
+    pub guardian_sealed: Epoch,
+    /// As a member: its instance was detached for this epoch and never follows or serves an earlier one.
+    pub member_sealed: Epoch,
+    /// The lineage of this instance's data, if it has any (S4).
+    pub lineage: Option<Lineage>,
+    /// The primary it was last attached to: data at and above that epoch's start offset with that replid is that
+    /// epoch's.
+    pub attached: Option<Attached>,
+}
+
+/// The epoch of an instance's data (S4). It holds for one process only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// The process.
+    pub run_id: RunId,
+    /// The epoch its data belongs to at least.
+    pub epoch: Epoch,
+}
+
+/// Recorded before `REPLICAOF` is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// The process that was attached.
+    pub run_id: RunId,
+    /// The epoch of the primary.
+    pub epoch: Epoch,
+    /// That primary's replication id, as its renewals gave it.
+    pub replid: Replid,
+}
