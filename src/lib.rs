@@ -6,3 +6,5 @@
 //! The core decides and does no I/O; the shells act and decide nothing. ARCHITECTURE.md tells the protocol.
 
 pub mod cluster;
+pub mod decide;
+pub mod view;

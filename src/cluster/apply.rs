@@ -107,10 +107,7 @@ impl State {
             self.lease = lease;
         }
         for intro in groups {
-            self.groups
-                .entry(intro.group.clone())
-                .or_insert_with(|| Group::new(intro.durability))
-                .introduce(id, intro);
+            self.groups.entry(intro.group.clone()).or_insert_with(|| Group::new(intro.durability)).introduce(id, intro);
         }
         if before == (self.nodes.get(&id).cloned(), self.lease, self.groups.clone()) {
             return Err(Rejection::Nothing);
@@ -163,8 +160,8 @@ impl State {
     /// S12: only the new majority counts once every group's primary renews under both. A group without a primary
     /// waits: its seal needs both majorities.
     fn finish_guardians(&mut self, version: Version) -> Outcome {
-        let ready = self.guardians.version == version
-            && self.groups.keys().all(|group| self.guardians.renewed.contains(group));
+        let ready =
+            self.guardians.version == version && self.groups.keys().all(|group| self.guardians.renewed.contains(group));
         if !ready {
             return Err(Rejection::GuardiansBusy);
         }
@@ -293,12 +290,11 @@ impl Group {
         if matches!(self.phase, Phase::Sealing { .. }) {
             return Err(Rejection::Nothing);
         }
-        let why = match &self.phase {
-            // The surrender that ends a handover is the operator's doing, not a fault.
-            Phase::Switching { why: planned, .. } if matches!(why, Why::Operator | Why::Shutdown) => *planned,
-            _ => why,
+        let to = match &self.phase {
+            Phase::Switching { to, .. } => Some(*to),
+            _ => None,
         };
-        self.phase = Phase::Sealing { next: self.epoch.next(), why };
+        self.phase = Phase::Sealing { next: self.epoch.next(), why, to };
         Ok(())
     }
 
@@ -306,7 +302,7 @@ impl Group {
         let GroupCommand::Promote { successor, run_id, start, guarantee, at_unix_ms } = change else {
             return Err(Rejection::Nothing);
         };
-        let Phase::Sealing { next, why } = self.phase.clone() else {
+        let Phase::Sealing { next, why, .. } = self.phase else {
             return Err(Rejection::Outdated { epoch: self.epoch });
         };
         let member = self.members.get_mut(successor).ok_or(Rejection::NoSuchNode(*successor))?;

@@ -114,7 +114,7 @@ impl Group {
         Self {
             version: Version(1),
             epoch: Epoch(0),
-            phase: Phase::Sealing { next: Epoch(1), why: Why::FirstStart },
+            phase: Phase::Sealing { next: Epoch(1), why: Why::FirstStart, to: None },
             primary: None,
             members: BTreeMap::new(),
             quorum: 1,
@@ -157,6 +157,8 @@ pub enum Phase {
         next: Epoch,
         /// What led to it.
         why: Why,
+        /// In a switchover: the node asked for.
+        to: Option<NodeId>,
     },
     /// The primary is asked to hand over to `to` (S10). It still serves.
     Switching {

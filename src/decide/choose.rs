@@ -1,0 +1,183 @@
+//! Who is promoted: best data wins (S4), and what proves that nothing acknowledged is lost (S5).
+
+use super::{COLD_START_WAIT, Reason};
+use crate::cluster::{Durability, Epoch, Group, GroupName, Guarantee, NodeId, Offset, Phase, RunId, Why};
+use crate::view::{Report, Seat, View};
+use std::collections::BTreeMap;
+
+/// The outcome of the choice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// Promote this one.
+    Promote(Chosen),
+    /// Not yet, or not without an operator.
+    Wait(Reason),
+}
+
+/// A successor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    /// Its node.
+    pub node: NodeId,
+    /// Its process.
+    pub run_id: RunId,
+    /// Its final offset.
+    pub offset: Offset,
+    /// What holds for acknowledged writes.
+    pub guarantee: Guarantee,
+}
+
+/// Chooses among the sealed reports this leader has.
+pub fn choose(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Choice {
+    let Phase::Sealing { next, .. } = group.phase else { return Choice::Wait(Reason::Serving) };
+    let sealed = |id: NodeId| seal_of(view, name, seat, id) >= next;
+    if !view.state.guardians.majority_of(sealed) {
+        let late = view.state.guardians.all().into_iter().filter(|id| !sealed(*id));
+        return Choice::Wait(Reason::AwaitingSeals(late.map(|id| view.name_of(id)).collect()));
+    }
+    let reports = reports(view, name, seat, next);
+    if group.epoch == Epoch(0) {
+        return choose_first(view, group, &reports);
+    }
+    let with_lineage: Vec<(NodeId, &Report)> = reports
+        .iter()
+        .filter(|(node, report)| group.is_candidate(**node) && report.lineage.is_some())
+        .map(|(node, report)| (*node, *report))
+        .collect();
+    if with_lineage.is_empty() {
+        return choose_cold(view, group, seat, &reports);
+    }
+    choose_proved(view, group, seat, &with_lineage)
+}
+
+fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Report)]) -> Choice {
+    let Phase::Sealing { why, to, .. } = group.phase else { return Choice::Wait(Reason::Serving) };
+    let need = group.reports_needed();
+    let waited = view.now.since(seat.sealing_at) >= view.lease();
+    if all.len() < need && (group.durability == Durability::Quorum || !waited) {
+        return Choice::Wait(Reason::AwaitingProof { have: all.len(), need });
+    }
+    // S4: one that failed to serve its last promotion is passed over if the proof holds without it.
+    let failed = group.primary_node().filter(|_| why == Why::NeverServed);
+    let others: Vec<(NodeId, &Report)> = all.iter().copied().filter(|(node, _)| Some(*node) != failed).collect();
+    let pool = if failed.is_some() && others.len() >= need { &others } else { all };
+    let most = pool.iter().map(|(_, report)| (report.lineage, report.offset)).max();
+    let priority = |node: NodeId| group.members.get(&node).map_or(0, |member| member.priority);
+    let best = pool.iter().filter(|(node, _)| priority(*node) > 0).max_by_key(|(node, report)| {
+        (report.lineage, report.offset, to == Some(*node), priority(*node), std::cmp::Reverse(*node))
+    });
+    let Some((node, report)) = best else { return Choice::Wait(Reason::NobodyPromotable) };
+    // The sentence counts those that left F without the two commits as well (S5).
+    let uncounted = group.departed.keys().filter(|node| !group.followers.contains_key(node)).count();
+    let proved = all.len() >= need + uncounted && Some((report.lineage, report.offset)) == most;
+    let guarantee = if proved { Guarantee::Kept } else { Guarantee::BestReached };
+    Choice::Promote(chosen(*node, report, guarantee))
+}
+
+fn chosen(node: NodeId, report: &Report, guarantee: Guarantee) -> Chosen {
+    Chosen { node, run_id: report.run_id.clone(), offset: report.offset, guarantee }
+}
+
+/// The durable seal of a guardian as known here; this node's own counts once it is on disk.
+fn seal_of(view: &View, name: &GroupName, seat: &Seat, id: NodeId) -> Epoch {
+    if id == view.me {
+        return view.saved.groups.get(name).map(|local| local.guardian_sealed).unwrap_or_default();
+    }
+    seat.seals.get(&id).copied().unwrap_or_default()
+}
+
+/// The reports for this seal, this node's own among them once it is on disk.
+pub(super) fn reports<'a>(
+    view: &'a View,
+    name: &GroupName,
+    seat: &'a Seat,
+    next: Epoch,
+) -> BTreeMap<NodeId, &'a Report> {
+    let mut found: BTreeMap<NodeId, &Report> =
+        seat.reports.iter().filter(|(_, report)| report.next == next).map(|(node, report)| (*node, report)).collect();
+    if let Some(own) = own_report(view, name) {
+        found.insert(view.me, own);
+    }
+    found
+}
+
+/// S3: this member's report, once its seal and what it says of lineage are on disk.
+pub(super) fn own_report<'a>(view: &'a View, name: &GroupName) -> Option<&'a Report> {
+    let seat = view.seats.get(name)?;
+    let report = seat.membership.report.as_ref()?;
+    let durable = view.saved.groups.get(name) == view.local.groups.get(name)
+        || view.saved.groups.get(name).is_some_and(|saved| {
+            saved.member_sealed >= report.next && saved.lineage.as_ref().map(|lineage| lineage.epoch) == report.lineage
+        });
+    durable.then_some(report)
+}
+
+/// S13, first start: everybody's word is needed; at most one set of data, or kin.
+fn choose_first(view: &View, group: &Group, reports: &BTreeMap<NodeId, &Report>) -> Choice {
+    let strangers = view.state.nodes.iter().filter(|(_, node)| !node.introduced);
+    let strangers: Vec<String> = strangers.map(|(_, node)| node.name.clone()).collect();
+    if !strangers.is_empty() {
+        return Choice::Wait(Reason::AwaitingIntroductions(strangers));
+    }
+    if let Some(wait) = missing_reports(view, group, reports) {
+        return wait;
+    }
+    choose_by_disk(view, group, reports, Guarantee::Fresh)
+}
+
+fn missing_reports(view: &View, group: &Group, reports: &BTreeMap<NodeId, &Report>) -> Option<Choice> {
+    let late = group.members.keys().filter(|node| !reports.contains_key(node));
+    let late: Vec<String> = late.map(|node| view.name_of(*node)).collect();
+    (!late.is_empty()).then_some(Choice::Wait(Reason::AwaitingReports(late)))
+}
+
+/// S14, cold start: nobody has lineage. All members must have reported; under `available`, after a wait, all that can
+/// be reached, and then never an empty one.
+fn choose_cold(view: &View, group: &Group, seat: &Seat, reports: &BTreeMap<NodeId, &Report>) -> Choice {
+    if let Some(wait) = missing_reports(view, group, reports) {
+        let waited =
+            view.now.since(seat.sealing_at) >= COLD_START_WAIT && view.now.since(view.started) >= COLD_START_WAIT;
+        let reachable = group
+            .members
+            .keys()
+            .filter(|node| !reports.contains_key(node) && view.peers.get(node).is_some_and(|peer| peer.link));
+        let may = group.durability == Durability::Available && waited && reachable.count() == 0;
+        let holding: BTreeMap<NodeId, &Report> =
+            reports.iter().filter(|(_, report)| report.keys > 0).map(|(node, report)| (*node, *report)).collect();
+        if !may || holding.is_empty() {
+            return wait;
+        }
+        return choose_by_disk(view, group, &holding, Guarantee::ColdStart);
+    }
+    choose_by_disk(view, group, reports, Guarantee::ColdStart)
+}
+
+/// Compares what the disks prove: data before none; among kin the greatest offset; else the last primary; else the
+/// operator must choose.
+fn choose_by_disk(view: &View, group: &Group, reports: &BTreeMap<NodeId, &Report>, guarantee: Guarantee) -> Choice {
+    let priority = |node: NodeId| group.members.get(&node).map_or(0, |member| member.priority);
+    let last = group.primary_node();
+    let holding: Vec<NodeId> = reports.iter().filter(|(_, r)| r.keys > 0).map(|(node, _)| *node).collect();
+    let pool: Vec<(NodeId, &Report)> = reports
+        .iter()
+        .filter(|(node, report)| priority(**node) > 0 && (holding.is_empty() || report.keys > 0))
+        .map(|(node, report)| (*node, *report))
+        .collect();
+    if pool.is_empty() {
+        return Choice::Wait(Reason::NobodyPromotable);
+    }
+    if let Some((node, report)) = pool.iter().find(|(node, _)| Some(*node) == group.bootstrap) {
+        return Choice::Promote(chosen(*node, report, guarantee));
+    }
+    let kin = pool.iter().all(|(_, report)| report.replid == pool[0].1.replid);
+    let best = pool.iter().max_by_key(|(node, report)| {
+        let offset = if kin && !holding.is_empty() { report.offset } else { Offset(0) };
+        (offset, Some(*node) == last, priority(*node), std::cmp::Reverse(*node))
+    });
+    let Some((node, report)) = best else { return Choice::Wait(Reason::NobodyPromotable) };
+    let certain = kin || holding.len() <= 1 || Some(*node) == last;
+    if !certain {
+        return Choice::Wait(Reason::TwoDataSets(holding.iter().map(|node| view.name_of(*node)).collect()));
+    }
+    Choice::Promote(chosen(*node, report, guarantee))
+}

@@ -1,0 +1,172 @@
+//! What the whole group needs. Only the Raft leader gets here.
+
+use super::choose::{Choice, choose};
+use super::{Decision, POLL_PART, REMOTE_SEAL_PART, Reason};
+use crate::cluster::{Command, Durability, Epoch, Group, GroupCommand, GroupName, GuardianChange, Phase, Why};
+use crate::view::{Seat, Task, Topic, View};
+
+pub(super) fn coordinate(view: &View, decision: &mut Decision) {
+    let mut suspicion = false;
+    for (name, group) in &view.state.groups {
+        let Some(seat) = view.seats.get(name) else { continue };
+        let change = match group.phase {
+            Phase::Sealing { .. } => promote(view, name, group, seat, decision),
+            Phase::Stable | Phase::Switching { .. } => {
+                suspicion |= suspect(view, name);
+                end_epoch(view, name, group, seat, decision).or_else(|| keep_followers(view, group, seat))
+            }
+        };
+        if let Some(change) = change {
+            let command = Command::Group { group: name.clone(), expect: group.expect(), change };
+            decision.propose(view, Topic::Group(name.clone()), command);
+        }
+    }
+    let stale = view.poll.as_ref().is_none_or(|poll| view.now.since(poll.sent_at) >= view.lease() / POLL_PART);
+    decision.noted.polled = suspicion && stale && !view.lease().is_zero();
+    finish_guardians(view, decision);
+}
+
+/// S12: only the new majority counts once every group's primary renews under both.
+fn finish_guardians(view: &View, decision: &mut Decision) {
+    let guardians = &view.state.guardians;
+    let ready = guardians.next.is_some() && view.state.groups.keys().all(|name| guardians.renewed.contains(name));
+    if ready {
+        let finish = GuardianChange::Finish { version: guardians.version };
+        decision.propose(view, Topic::Guardians, Command::Guardians(finish));
+    }
+}
+
+/// Whether this guardian, the leader, would say that it holds no live promise: then it is worth asking the others.
+fn suspect(view: &View, name: &GroupName) -> bool {
+    vacant(view, name) || !view.state.guardians.all().contains(&view.me)
+}
+
+/// S3: no live promise here, and at least one lease since `Promote` was applied or the agent started.
+pub(super) fn vacant(view: &View, name: &GroupName) -> bool {
+    let (Some(group), Some(seat)) = (view.group(name), view.seats.get(name)) else { return false };
+    let settled = view.now.since(seat.promoted_at.max(view.started)) >= view.lease().max(view.saved.longest_lease);
+    !matches!(group.phase, Phase::Sealing { .. }) && group.epoch > Epoch(0) && settled && !seat.promise_live(view.now)
+}
+
+/// S3: a surrender, or a majority of guardians that, in answer to one fresh poll, hold no live promise.
+fn end_epoch(
+    view: &View,
+    name: &GroupName,
+    group: &Group,
+    seat: &Seat,
+    decision: &mut Decision,
+) -> Option<GroupCommand> {
+    let surrendered = seat.surrendered.filter(|(epoch, _)| *epoch >= group.epoch).map(|(_, why)| why);
+    let polled = view.poll.as_ref().filter(|poll| view.now.since(poll.sent_at) <= view.lease() / POLL_PART);
+    let silent = polled.is_some_and(|poll| {
+        let said = poll.vacant.get(&(name.clone(), group.epoch));
+        view.state.guardians.majority_of(|id| {
+            if id == view.me { vacant(view, name) } else { said.is_some_and(|said| said.contains(&id)) }
+        })
+    });
+    let why = surrendered.or(silent.then_some(Why::PrimarySilent))?;
+    if let Some(reason) = paused(view, group, seat)
+        && !matches!(why, Why::Operator | Why::Shutdown)
+    {
+        decision.waits.insert(name.clone(), reason);
+        return None;
+    }
+    Some(GroupCommand::Seal { why })
+}
+
+fn paused(view: &View, group: &Group, seat: &Seat) -> Option<Reason> {
+    let pause = group.pause.as_ref()?;
+    let over = pause.length.zip(seat.pause_seen).is_some_and(|(length, since)| view.now.since(since) >= length);
+    (!over).then(|| Reason::Paused(pause.reason.clone()))
+}
+
+/// S5: a follower missing at the primary for a lease leaves F (`available`); R counts with the new W once it is proved.
+fn keep_followers(view: &View, group: &Group, seat: &Seat) -> Option<GroupCommand> {
+    if let Some(pause) = &group.pause {
+        let over = pause.length.zip(seat.pause_seen).is_some_and(|(length, at)| view.now.since(at) >= length);
+        if over {
+            return Some(GroupCommand::Resume);
+        }
+    }
+    let served = seat.surrendered.is_none_or(|(epoch, _)| epoch < group.epoch)
+        && view.now.since(seat.promoted_at) >= view.lease();
+    let fresh = view.serving_heard(seat, group);
+    if group.durability == Durability::Available && served && fresh {
+        let gone = seat.missing.iter().find(|(_, since)| view.now.since(**since) >= view.lease());
+        if let Some((node, _)) = gone {
+            return Some(GroupCommand::Drop { node: *node });
+        }
+    }
+    let caught_up = |node| {
+        let health = seat.health.get(&node).map(|health| (health.lineage, health.offset));
+        matches!(health, Some((Some(lineage), Some(_))) if lineage == group.epoch)
+    };
+    if let Some(former) = &group.former_quorum
+        && fresh
+        && group.followers.iter().all(|(node, follower)| follower.since > former.since && caught_up(*node))
+    {
+        return Some(GroupCommand::QuorumSettled { since: former.since });
+    }
+    let back = group.departed.iter().find(|(node, at)| {
+        group.followers.get(node).is_some_and(|follower| follower.since > **at) && caught_up(**node)
+    });
+    back.map(|(node, _)| GroupCommand::Settled { node: *node })
+}
+
+fn promote(view: &View, name: &GroupName, group: &Group, seat: &Seat, decision: &mut Decision) -> Option<GroupCommand> {
+    let Phase::Sealing { next, .. } = group.phase else { return None };
+    if let Some(reason) = paused_promotion(view, group, seat) {
+        decision.waits.insert(name.clone(), reason);
+        return None;
+    }
+    let sealed_remotely = seal_remotely(view, name, group, seat, next, decision);
+    match choose(view, name, group, seat) {
+        Choice::Promote(chosen) if sealed_remotely => Some(GroupCommand::Promote {
+            successor: chosen.node,
+            run_id: chosen.run_id,
+            start: chosen.offset,
+            guarantee: chosen.guarantee,
+            at_unix_ms: view.unix_ms,
+        }),
+        Choice::Promote(_) => {
+            decision.waits.insert(name.clone(), Reason::SealingRemotely);
+            None
+        }
+        Choice::Wait(reason) => {
+            decision.waits.insert(name.clone(), reason);
+            None
+        }
+    }
+}
+
+fn paused_promotion(view: &View, group: &Group, seat: &Seat) -> Option<Reason> {
+    let Phase::Sealing { why, .. } = group.phase else { return None };
+    paused(view, group, seat).filter(|_| !matches!(why, Why::Operator | Why::Shutdown))
+}
+
+/// S8: an old primary whose agent says nothing is sealed over the network, if its instance answers, before anybody is
+/// promoted; bounded, and no report. True once that is over or not called for.
+fn seal_remotely(
+    view: &View,
+    name: &GroupName,
+    group: &Group,
+    seat: &Seat,
+    next: Epoch,
+    decision: &mut Decision,
+) -> bool {
+    let Some(old) = group.primary_node().filter(|node| *node != view.me) else { return true };
+    let reported = seat.reports.get(&old).is_some_and(|report| report.next == next);
+    let surrendered = seat.surrendered.is_some_and(|(epoch, _)| epoch >= group.epoch);
+    if reported || surrendered {
+        return true;
+    }
+    let Some(address) = group.members.get(&old).map(|member| member.announce.clone()) else { return true };
+    match seat.remote_seal {
+        Some((at, since, ended)) if at == next => ended || view.now.since(since) >= view.lease() / REMOTE_SEAL_PART,
+        _ => {
+            let action = super::Action::SealRemote { group: name.clone(), epoch: next, address };
+            decision.task(name, Task::SealRemote, next, action);
+            false
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What a node proposes for itself: its introduction, its admission as a follower, its leaving. Any node may; the
+//! command is compare-and-set like every other.
+
+use super::{Action, Decision, Policy, STOP_LIMIT};
+use crate::cluster::{Command, Durability, Group, GroupCommand, GroupName, GuardianChange, NodeId, Phase, Why};
+use crate::view::{Condition, Posture, Seat, Topic, View};
+
+pub(super) fn propose(view: &View, policy: &Policy, decision: &mut Decision) {
+    introduce(view, policy, decision);
+    for (name, seat) in &view.seats {
+        let Some(group) = view.group(name).filter(|_| view.mine.contains(name)) else { continue };
+        let change = renewed_jointly(view, name, group).or_else(|| own_wish(view, name, group, seat));
+        if let Some(command) = change {
+            decision.propose(view, Topic::Own(name.clone()), command);
+        }
+    }
+}
+
+/// Told once, and again when the file's address or groups are not what is replicated.
+fn introduce(view: &View, policy: &Policy, decision: &mut Decision) {
+    let Some(node) = view.state.nodes.get(&view.me) else { return };
+    let known = node.introduced
+        && node.address == policy.address
+        && !view.state.lease.is_zero()
+        && policy.groups.iter().all(|(name, configured)| {
+            let member = view.group(name).and_then(|group| group.members.get(&view.me));
+            member.is_some_and(|member| member.announce == configured.announce)
+        });
+    if !known && view.stopping.is_none() {
+        decision.propose(view, Topic::Introduce, policy.introduction(view.me));
+    }
+}
+
+/// S12: commits that this primary renews under both majorities.
+fn renewed_jointly(view: &View, name: &GroupName, group: &Group) -> Option<Command> {
+    let guardians = &view.state.guardians;
+    let open = guardians.next.is_some()
+        && !guardians.renewed.contains(name)
+        && !matches!(group.phase, Phase::Sealing { .. })
+        && view.lease_live(name);
+    open.then(|| {
+        Command::Guardians(GuardianChange::Renewed {
+            group: name.clone(),
+            epoch: group.epoch,
+            version: guardians.version,
+        })
+    })
+}
+
+fn own_wish(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Option<Command> {
+    let change = if group.primary_node() == Some(view.me) {
+        primary_wish(view, group, seat)
+    } else {
+        follower_wish(view, name, group, seat)
+    };
+    change.map(|change| Command::Group { group: name.clone(), expect: group.expect(), change })
+}
+
+fn primary_wish(view: &View, group: &Group, seat: &Seat) -> Option<GroupCommand> {
+    match group.phase {
+        Phase::Switching { .. } => {
+            seat.membership.handover_failed.as_ref().filter(|(epoch, _)| *epoch == group.epoch)?;
+            Some(GroupCommand::SwitchOff)
+        }
+        Phase::Stable if view.stopping.is_some() && seat.instance.posture == Posture::Serving(group.epoch) => {
+            seat.membership.handover_failed.is_none().then_some(())?;
+            stop_target(view, group).map(|to| GroupCommand::Switch { to, why: Why::Shutdown })
+        }
+        _ => None,
+    }
+}
+
+/// The follower that a stopping primary hands over to: online, promotable, with the most data.
+pub(super) fn stop_target(view: &View, group: &Group) -> Option<NodeId> {
+    let serving = view.state.groups.iter().find(|(_, found)| std::ptr::eq(*found, group));
+    let serving = serving.and_then(|(name, _)| view.serving(name))?;
+    let fit = |node: &NodeId| {
+        group.followers.get(node).is_some_and(|follower| !follower.leaving)
+            && group.members.get(node).is_some_and(|member| member.priority > 0)
+    };
+    let online = serving.followers.iter().filter(|(node, (online, _))| *online && fit(node));
+    online.max_by_key(|(node, (_, offset))| (*offset, std::cmp::Reverse(**node))).map(|(node, _)| *node)
+}
+
+fn follower_wish(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Option<GroupCommand> {
+    if matches!(group.phase, Phase::Sealing { .. }) || !group.members.contains_key(&view.me) {
+        return None;
+    }
+    let inside = group.followers.get(&view.me);
+    if view.stopping.is_some() {
+        let may_leave = inside.is_some() && group.durability == Durability::Available;
+        return may_leave.then_some(GroupCommand::Drop { node: view.me });
+    }
+    let info = seat.instance.seen().filter(|_| seat.instance.condition == Condition::Up)?;
+    let serving = seat.renewal.as_ref().is_some_and(|(at, renewal)| {
+        renewal.epoch == group.epoch && renewal.serving.is_some() && view.now.since(*at) < view.lease()
+    });
+    let lineage = view.local.groups.get(name).and_then(|local| local.lineage.as_ref());
+    let admitted = inside.is_some_and(|follower| {
+        follower.leaving
+            || (follower.run_id == info.run_id && (lineage.is_some() || follower.since > seat.membership.lost_at))
+    });
+    let wanted = serving && !admitted && foreign_keys(view, name).is_none();
+    wanted.then(|| GroupCommand::Follow { node: view.me, run_id: info.run_id.clone() })
+}
+
+/// S13: how many keys this instance holds that are not the group's. Data that was never the group's and is not kin to
+/// the primary's is not thrown away.
+pub(super) fn foreign_keys(view: &View, name: &GroupName) -> Option<u64> {
+    let group = view.group(name)?;
+    let seat = view.seats.get(name)?;
+    let info = seat.instance.seen()?;
+    let member = group.members.get(&view.me)?;
+    let (_, renewal) = seat.renewal.as_ref()?;
+    let serving = renewal.serving.as_ref()?;
+    let kin = info.replid == serving.replid || info.replid == serving.replid2;
+    (!member.adopted && info.keys > 0 && !kin).then_some(info.keys)
+}
+
+/// A stopping agent ends when its part is done, or its time is up.
+pub(super) fn leave(view: &View, decision: &mut Decision) {
+    let Some(since) = view.stopping else { return };
+    let done = view.seats.iter().all(|(name, seat)| match view.group(name) {
+        Some(group) if view.mine.contains(name) => rested(view, group, seat),
+        _ => true,
+    });
+    if done || view.now.since(since) >= STOP_LIMIT {
+        decision.actions.push(Action::Exit);
+    }
+}
+
+fn rested(view: &View, group: &Group, seat: &Seat) -> bool {
+    let dead = matches!(seat.instance.condition, Condition::Gone | Condition::Unknown | Condition::Unusable { .. });
+    if group.primary_node() == Some(view.me) {
+        let alone = group.followers.is_empty();
+        return seat.lease.marked >= group.epoch && alone;
+    }
+    let detached = seat.instance.posture == Posture::Sealed || dead;
+    let left = !group.followers.contains_key(&view.me) || group.durability == Durability::Quorum;
+    !seat.vip.held && detached && (left || matches!(group.phase, Phase::Sealing { .. }))
+}

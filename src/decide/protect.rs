@@ -1,0 +1,364 @@
+//! This host's own instance and VIP: no lease, no service. Runs first, on every node.
+//!
+//! It converges: it compares the posture that the view shows with the one the state calls for, and hands out the one
+//! task that leads there. A fence is never held back by a task under way; every other task waits for it.
+
+use super::{Action, Decision, Policy, Reason};
+use crate::cluster::{Epoch, Group, GroupName, Phase, Why};
+use crate::view::{Condition, FollowTarget, Posture, Seat, Task, View};
+use std::time::Duration;
+
+/// What the state calls for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Want {
+    /// Nothing to do.
+    Stay,
+    Seal(Epoch),
+    Fence(Epoch, Why),
+    Mark(Epoch),
+    Serve,
+    Follow(FollowTarget),
+    Handover,
+    Kill,
+    ScriptKill,
+}
+
+pub(super) fn protect(view: &View, policy: &Policy, name: &GroupName, decision: &mut Decision) {
+    let Some(seat) = view.seats.get(name) else { return };
+    let Some(group) = view.group(name) else {
+        decision.reasons.insert(name.clone(), Reason::NoGroup);
+        return;
+    };
+    let (want, reason) =
+        if view.mine.contains(name) { want(view, policy, name, group, seat) } else { (Want::Stay, Reason::Witness) };
+    let reason = match &seat.instance.trouble {
+        Some(trouble) if want != Want::Stay => Reason::Trouble(trouble.clone()),
+        _ => reason,
+    };
+    decision.reasons.insert(name.clone(), reason);
+    keep_vip(view, policy, name, group, seat, decision);
+    stamp(view, name, group, seat, decision);
+    act(view, name, group, seat, want, decision);
+}
+
+fn want(view: &View, policy: &Policy, name: &GroupName, group: &Group, seat: &Seat) -> (Want, Reason) {
+    let incumbent = group.primary.as_ref().is_some_and(|primary| primary.node == view.me);
+    if incumbent {
+        want_as_primary(view, policy, name, group, seat)
+    } else {
+        want_as_other(view, policy, name, group, seat)
+    }
+}
+
+/// The primary of the epoch: serve while the lease holds, and not a moment longer (S1, S6).
+fn want_as_primary(view: &View, policy: &Policy, name: &GroupName, group: &Group, seat: &Seat) -> (Want, Reason) {
+    let epoch = group.epoch;
+    let lease = &seat.lease;
+    if let Some((given, why)) = lease.given_up.filter(|(given, _)| *given >= epoch) {
+        if lease.fenced < given {
+            return (Want::Fence(given, why), Reason::Fencing(why));
+        }
+        if lease.marked < given {
+            return (Want::Mark(given), Reason::Fencing(why));
+        }
+    }
+    if lease.marked >= epoch {
+        let why = seat.surrendered.map_or(Why::LeaseLapsed, |(_, why)| why);
+        let (want, reason) = want_sealed(group, seat);
+        let calm = matches!(reason, Reason::Sealed(_)) && matches!(group.phase, Phase::Stable);
+        return (want, if calm { Reason::Surrendered(why) } else { reason });
+    }
+    if let Some(why) = cause_to_give_up(view, policy, name, group, seat) {
+        return (Want::Fence(epoch, why), Reason::Fencing(why));
+    }
+    if !view.lease_live(name) {
+        return (Want::Stay, Reason::AwaitingLease);
+    }
+    if let Condition::Busy { .. } = seat.instance.condition {
+        let want = if seat.instance.script_killed { Want::Stay } else { Want::ScriptKill };
+        return (want, Reason::InstanceBusy);
+    }
+    match (seat.instance.posture, &group.phase) {
+        (Posture::Serving(at), Phase::Switching { to, .. }) if at == epoch => {
+            if seat.membership.handover_failed.as_ref().is_some_and(|(failed, _)| *failed == epoch) {
+                return (Want::Stay, Reason::Serving);
+            }
+            (Want::Handover, Reason::HandingOver(view.name_of(*to)))
+        }
+        (Posture::Serving(at), _) if at == epoch => (Want::Stay, serving_reason(&seat.instance.condition)),
+        _ if seat.instance.seen().is_none() => (Want::Stay, condition_reason(&seat.instance.condition)),
+        _ => (Want::Serve, Reason::Promoting),
+    }
+}
+
+fn serving_reason(condition: &Condition) -> Reason {
+    match condition {
+        Condition::Up | Condition::Unknown => Reason::Serving,
+        other => condition_reason(other),
+    }
+}
+
+/// S1, S2, S6, S7: what ends the primary's place. None of these waits for anything.
+fn cause_to_give_up(view: &View, policy: &Policy, name: &GroupName, group: &Group, seat: &Seat) -> Option<Why> {
+    let incumbent = group.primary.as_ref()?;
+    if let Phase::Sealing { why, .. } = group.phase {
+        return Some(why);
+    }
+    if seat.fence_ordered == Some(group.epoch) {
+        return Some(Why::Operator);
+    }
+    if seat.instance.condition == Condition::Gone {
+        return Some(Why::InstanceCrashed);
+    }
+    if seat.instance.run_id().is_some_and(|run_id| *run_id != incumbent.run_id) {
+        return Some(Why::InstanceRestarted);
+    }
+    if seat.membership.handed_over == Some(group.epoch)
+        && let Phase::Switching { why, .. } = group.phase
+    {
+        return Some(why);
+    }
+    if hung(view, policy, seat) {
+        return Some(Why::InstanceHung);
+    }
+    if view.stopping.is_some_and(|since| must_fence_to_stop(view, group, since)) {
+        return Some(Why::Shutdown);
+    }
+    if view.lease_live(name) {
+        return None;
+    }
+    if seat.lease.held {
+        return Some(Why::LeaseLapsed);
+    }
+    (view.now.since(seat.promoted_at) >= view.lease()).then_some(Why::NeverServed)
+}
+
+/// A stopping primary hands over if there is somebody to hand over to and time; else it fences.
+fn must_fence_to_stop(view: &View, group: &Group, since: crate::view::Moment) -> bool {
+    let somebody = matches!(group.phase, Phase::Switching { .. }) || super::own::stop_target(view, group).is_some();
+    !somebody || view.now.since(since) >= super::STOP_HANDOVER
+}
+
+/// S7: silent for `hang_after` while its process made no progress.
+fn hung(view: &View, policy: &Policy, seat: &Seat) -> bool {
+    match seat.instance.condition {
+        Condition::Silent { still: Some(since) } => view.now.since(since) >= policy.hang_after,
+        _ => false,
+    }
+}
+
+/// Anybody else: never primary; sealed while the group is sealed; following while a primary is heard (S3, S8).
+fn want_as_other(view: &View, policy: &Policy, name: &GroupName, group: &Group, seat: &Seat) -> (Want, Reason) {
+    if seat.lease.epoch > Epoch(0) && seat.lease.fenced < seat.lease.epoch {
+        let why = seat.lease.given_up.map_or(Why::LeaseLapsed, |(_, why)| why);
+        return (Want::Fence(seat.lease.epoch, why), Reason::Fencing(why));
+    }
+    if group.epoch > Epoch(0) && seat.instance.seen().is_some_and(|info| info.primary) {
+        return (Want::Fence(group.epoch, Why::LeaseLapsed), Reason::Sealing);
+    }
+    if hung(view, policy, seat) {
+        return (Want::Kill, Reason::InstanceSilent);
+    }
+    if matches!(seat.instance.condition, Condition::Busy { .. }) && !seat.instance.script_killed {
+        return (Want::ScriptKill, Reason::InstanceBusy);
+    }
+    if matches!(group.phase, Phase::Sealing { .. }) {
+        return want_sealed(group, seat);
+    }
+    if view.stopping.is_some() && !group.followers.contains_key(&view.me) {
+        return detached(seat, Reason::Surrendered(Why::Shutdown));
+    }
+    if let Some(target) = view.follow_target(name) {
+        return want_following(view, name, seat, target);
+    }
+    let grace = view.now.since(view.started) < view.lease();
+    if grace && matches!(seat.instance.posture, Posture::Following(_)) {
+        return (Want::Stay, Reason::Following(primary_name(view, group)));
+    }
+    detached(seat, why_detached(view, name, group, seat))
+}
+
+fn want_following(view: &View, name: &GroupName, seat: &Seat, target: FollowTarget) -> (Want, Reason) {
+    let primary = view.name_of(target.node);
+    if seat.instance.posture == Posture::Following(target.epoch) {
+        let syncing = seat.instance.seen().is_some_and(|info| info.syncing || info.loading);
+        let linked = seat.instance.seen().is_some_and(|info| info.link_up);
+        let reason = match (syncing, linked) {
+            (true, _) => Reason::Synchronising(primary),
+            (false, true) => Reason::Following(primary),
+            (false, false) => Reason::Attaching(primary),
+        };
+        return (Want::Stay, reason);
+    }
+    let recorded = view.saved.groups.get(name).and_then(|local| local.attached.as_ref());
+    if recorded.is_some_and(|attached| attached.epoch == target.epoch && attached.replid == target.replid) {
+        return (Want::Follow(target), Reason::Attaching(primary));
+    }
+    (Want::Stay, Reason::Attaching(primary))
+}
+
+/// The group is being sealed: the instance is detached for that very epoch and has reported (S3).
+fn want_sealed(group: &Group, seat: &Seat) -> (Want, Reason) {
+    let Phase::Sealing { next, .. } = group.phase else { return detached(seat, Reason::Sealed(group.epoch)) };
+    if seat.membership.report.as_ref().is_some_and(|report| report.next == next) {
+        return (Want::Stay, Reason::Sealed(next));
+    }
+    if unreachable(&seat.instance.condition) {
+        return (Want::Stay, condition_reason(&seat.instance.condition));
+    }
+    (Want::Seal(next), Reason::Sealing)
+}
+
+fn detached(seat: &Seat, reason: Reason) -> (Want, Reason) {
+    if unreachable(&seat.instance.condition) {
+        return (Want::Stay, condition_reason(&seat.instance.condition));
+    }
+    match seat.instance.posture {
+        Posture::Sealed => (Want::Stay, reason),
+        _ => (Want::Seal(Epoch(0)), Reason::Sealing),
+    }
+}
+
+fn unreachable(condition: &Condition) -> bool {
+    matches!(condition, Condition::Unknown | Condition::Gone | Condition::Unusable { .. } | Condition::Loading)
+}
+
+fn condition_reason(condition: &Condition) -> Reason {
+    match condition {
+        Condition::Unknown | Condition::Up => Reason::InstanceUnknown,
+        Condition::Gone => Reason::InstanceDown,
+        Condition::Loading => Reason::InstanceLoading,
+        Condition::Busy { .. } => Reason::InstanceBusy,
+        Condition::Silent { .. } => Reason::InstanceSilent,
+        Condition::Unusable { why } => Reason::InstanceUnusable(why.clone()),
+    }
+}
+
+fn why_detached(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Reason {
+    if group.followers.get(&view.me).is_some_and(|follower| follower.leaving) {
+        return Reason::Leaving;
+    }
+    if let Some(keys) = super::own::foreign_keys(view, name) {
+        return Reason::ForeignData { keys };
+    }
+    let heard = seat.renewal.as_ref().is_some_and(|(at, renewal)| {
+        renewal.serving.is_some() && renewal.epoch == group.epoch && view.now.since(*at) < view.lease()
+    });
+    if heard { Reason::AwaitingAdmission } else { Reason::PrimaryUnheard }
+}
+
+fn primary_name(view: &View, group: &Group) -> String {
+    group.primary_node().map(|node| view.name_of(node)).unwrap_or_default()
+}
+
+fn act(view: &View, name: &GroupName, group: &Group, seat: &Seat, want: Want, decision: &mut Decision) {
+    let group_name = name.clone();
+    let running = seat.instance.task.map(|(task, _, _)| task);
+    if let Want::Fence(epoch, why) = want {
+        if running != Some(Task::Fence) && (seat.instance.failures == 0 || view.now >= seat.instance.retry_at) {
+            decision.noted.fences.push((group_name.clone(), epoch, why));
+            decision.task(name, Task::Fence, epoch, Action::Fence { group: group_name, epoch, why });
+        }
+        return;
+    }
+    if let Want::Mark(epoch) = want {
+        decision.actions.push(Action::Mark { group: group_name, epoch });
+        return;
+    }
+    let sealing = matches!(want, Want::Seal(_));
+    let interruptible = matches!(running, Some(Task::Follow | Task::Serve | Task::Tune));
+    if (running.is_some() && !(sealing && interruptible)) || view.now < seat.instance.retry_at {
+        return;
+    }
+    match want {
+        Want::Seal(epoch) => decision.task(name, Task::Seal, epoch, Action::Seal { group: group_name, epoch }),
+        Want::Serve => {
+            let Some(primary) = &group.primary else { return };
+            let Some(until) = view.lease_end(name) else { return };
+            let action = Action::Serve {
+                group: group_name,
+                epoch: group.epoch,
+                run_id: primary.run_id.clone(),
+                until,
+                min_replicas: min_replicas(group, seat),
+            };
+            decision.task(name, Task::Serve, group.epoch, action);
+        }
+        Want::Follow(target) => {
+            decision.task(name, Task::Follow, target.epoch, Action::Follow { group: group_name, target });
+        }
+        Want::Handover => handover(view, name, group, decision),
+        Want::Kill => decision.task(name, Task::Kill, group.epoch, Action::Kill { group: group_name }),
+        Want::ScriptKill => {
+            decision.task(name, Task::ScriptKill, group.epoch, Action::ScriptKill { group: group_name });
+        }
+        Want::Stay => tune(name, group, seat, decision),
+        Want::Fence(..) | Want::Mark(_) => {}
+    }
+}
+
+fn handover(view: &View, name: &GroupName, group: &Group, decision: &mut Decision) {
+    let Phase::Switching { to, .. } = group.phase else { return };
+    let Some(member) = group.members.get(&to) else { return };
+    let bound = (view.lease() * 2).min(Duration::from_secs(5));
+    let action = Action::Handover { group: name.clone(), epoch: group.epoch, to: member.announce.clone(), bound };
+    decision.task(name, Task::Handover, group.epoch, action);
+}
+
+/// S5, `available`: 1 while any follower is in F and has been online since it last joined, else 0. `quorum`: W-1.
+fn min_replicas(group: &Group, seat: &Seat) -> u32 {
+    match group.durability {
+        crate::cluster::Durability::Quorum => group.quorum.saturating_sub(1),
+        crate::cluster::Durability::Available => u32::from(!seat.membership.online.is_empty()),
+    }
+}
+
+fn tune(name: &GroupName, group: &Group, seat: &Seat, decision: &mut Decision) {
+    let serving = seat.instance.posture == Posture::Serving(group.epoch);
+    let Some(run_id) = seat.instance.run_id() else { return };
+    let wanted = min_replicas(group, seat);
+    let up = seat.instance.condition == Condition::Up;
+    if serving && up && seat.instance.tuned.as_ref() != Some(&(run_id.clone(), wanted)) {
+        let action = Action::Tune { group: name.clone(), epoch: group.epoch, min_replicas: wanted };
+        decision.task(name, Task::Tune, group.epoch, action);
+    }
+}
+
+/// S8: the kernel holds the leash. Refreshed only after a fresh majority renewal; taken off where nothing is served.
+fn keep_vip(view: &View, policy: &Policy, name: &GroupName, group: &Group, seat: &Seat, decision: &mut Decision) {
+    if !policy.groups.get(name).is_some_and(|configured| configured.vip) {
+        return;
+    }
+    let given_up = seat.lease.given_up.is_some_and(|(given, _)| given >= group.epoch);
+    let serves = seat.instance.posture == Posture::Serving(group.epoch) && !given_up;
+    let Some(until) = view.lease_end(name).filter(|end| serves && *end > view.now) else {
+        let fencing = matches!(seat.instance.task, Some((Task::Fence, _, _)));
+        if seat.vip.held && group.primary_node() != Some(view.me) && !fencing {
+            decision.actions.push(Action::DropVip { group: name.clone() });
+        }
+        return;
+    };
+    let lease = view.lease();
+    let confirmed = until - lease * 5 / 6;
+    let due = match seat.vip.refreshed_at {
+        None => true,
+        Some(at) => view.now.since(at) >= lease / 2 && confirmed > at,
+    };
+    if due {
+        decision.noted.vips.push(name.clone());
+        decision.actions.push(Action::HoldVip { group: name.clone(), until });
+    }
+}
+
+/// S1: the lease's end is mirrored, so that an agent killed and restarted within it carries on unfelt.
+fn stamp(view: &View, name: &GroupName, group: &Group, seat: &Seat, decision: &mut Decision) {
+    let Some(primary) = &group.primary else { return };
+    let Some(until) = view.lease_end(name).filter(|end| *end > view.now && *end > seat.lease.written) else { return };
+    decision.noted.stamped.push((name.clone(), until));
+    decision.actions.push(Action::Stamp {
+        group: name.clone(),
+        epoch: group.epoch,
+        run_id: primary.run_id.clone(),
+        until,
+    });
+}

@@ -1,0 +1,145 @@
+//! Why things are as they are: shared by log, status, explain and tests, so that all say the same.
+
+use crate::cluster::{Epoch, Why};
+use std::fmt;
+
+/// One sentence about one group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// Serving with a live lease.
+    Serving,
+    /// Promoted, and collecting promises.
+    AwaitingLease,
+    /// Making the instance primary.
+    Promoting,
+    /// Stopping service.
+    Fencing(Why),
+    /// Gave the epoch up, waiting for the next one.
+    Surrendered(Why),
+    /// Handing over to the named node.
+    HandingOver(String),
+    /// Following the named node.
+    Following(String),
+    /// Attaching to the named node.
+    Attaching(String),
+    /// Following, and synchronising in full.
+    Synchronising(String),
+    /// Sealed for this epoch, waiting for the promotion.
+    Sealed(Epoch),
+    /// Detaching.
+    Sealing,
+    /// The primary has not been heard for a lease.
+    PrimaryUnheard,
+    /// Waits to be let into the followers set.
+    AwaitingAdmission,
+    /// Is leaving the followers set.
+    Leaving,
+    /// Its data is not the group's, and is not thrown away (S13).
+    ForeignData {
+        /// How many keys it holds.
+        keys: u64,
+    },
+    /// The instance is dead.
+    InstanceDown,
+    /// The instance loads its data.
+    InstanceLoading,
+    /// The instance runs a script.
+    InstanceBusy,
+    /// The instance does not answer.
+    InstanceSilent,
+    /// The instance cannot be watched.
+    InstanceUnusable(String),
+    /// The instance was not seen yet.
+    InstanceUnknown,
+    /// The group does not exist yet.
+    NoGroup,
+    /// No instance of the group here.
+    Witness,
+    /// A task failed; it is tried again.
+    Trouble(String),
+    /// Nobody may promote before these have introduced themselves.
+    AwaitingIntroductions(Vec<String>),
+    /// Nobody may promote before a majority of guardians has sealed.
+    AwaitingSeals(Vec<String>),
+    /// Nobody may promote before these have reported.
+    AwaitingReports(Vec<String>),
+    /// Enough reports to go on, but not to prove that nothing is lost; waits up to one lease.
+    AwaitingProof {
+        /// Reports with lineage.
+        have: usize,
+        /// Needed.
+        need: usize,
+    },
+    /// No automatic promotion by an operator's word.
+    Paused(String),
+    /// Two sets of data that are not kin: an operator must choose (S13).
+    TwoDataSets(Vec<String>),
+    /// Nobody may be promoted: priority 0.
+    NobodyPromotable,
+    /// The silent primary's instance is being sealed over the network.
+    SealingRemotely,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Serving => write!(f, "serving, lease held"),
+            Self::AwaitingLease => write!(f, "promoted, waiting for the lease"),
+            Self::Promoting => write!(f, "becoming primary"),
+            Self::Fencing(why) => write!(f, "fencing: {}", why_text(*why)),
+            Self::Surrendered(why) => write!(f, "gave up the primary's place: {}", why_text(*why)),
+            Self::HandingOver(to) => write!(f, "handing over to {to}"),
+            Self::Following(primary) => write!(f, "following {primary}"),
+            Self::Attaching(primary) => write!(f, "attaching to {primary}"),
+            Self::Synchronising(primary) => write!(f, "full resynchronisation from {primary}"),
+            Self::Sealed(epoch) => write!(f, "sealed for epoch {epoch}"),
+            Self::Sealing => write!(f, "detaching"),
+            Self::PrimaryUnheard => write!(f, "no serving primary is heard"),
+            Self::AwaitingAdmission => write!(f, "waiting to be let in as a follower"),
+            Self::Leaving => write!(f, "leaving the followers"),
+            Self::ForeignData { keys } => {
+                write!(f, "holds {keys} keys that are not the group's; to give them up, run FLUSHALL on this instance")
+            }
+            Self::InstanceDown => write!(f, "instance is down"),
+            Self::InstanceLoading => write!(f, "instance is loading its data"),
+            Self::InstanceBusy => write!(f, "instance is busy with a script"),
+            Self::InstanceSilent => write!(f, "instance does not answer"),
+            Self::InstanceUnusable(why) => write!(f, "instance cannot be watched: {why}"),
+            Self::InstanceUnknown => write!(f, "instance not seen yet"),
+            Self::NoGroup => write!(f, "the group is not known to the cluster yet"),
+            Self::Witness => write!(f, "witness: no instance here"),
+            Self::Trouble(what) => write!(f, "trying again: {what}"),
+            Self::AwaitingIntroductions(who) => write!(f, "waiting for the first start of {}", who.join(", ")),
+            Self::AwaitingSeals(who) => write!(f, "waiting for the promises of {} to run out", who.join(", ")),
+            Self::AwaitingReports(who) => write!(f, "waiting for reports from {}", who.join(", ")),
+            Self::AwaitingProof { have, need } => {
+                write!(f, "waiting up to one lease for {need} reports that prove that nothing is lost; {have} so far")
+            }
+            Self::Paused(reason) if reason.is_empty() => write!(f, "automatic promotion is paused"),
+            Self::Paused(reason) => write!(f, "automatic promotion is paused: {reason}"),
+            Self::TwoDataSets(who) => write!(
+                f,
+                "{} hold data that are not kin, and nothing is thrown away; choose with `mainstay bootstrap --primary NODE`",
+                who.join(" and ")
+            ),
+            Self::NobodyPromotable => write!(f, "nobody may be promoted: every candidate has priority 0"),
+            Self::SealingRemotely => write!(f, "sealing the silent primary's instance over the network"),
+        }
+    }
+}
+
+/// A change's cause in words.
+pub(super) fn why_text(why: Why) -> &'static str {
+    match why {
+        Why::FirstStart => "first start",
+        Why::InstanceCrashed => "the primary's process died",
+        Why::InstanceRestarted => "the primary's process was restarted",
+        Why::InstanceHung => "the primary's process hung",
+        Why::LeaseLapsed => "the primary lost its lease",
+        Why::NeverServed => "the successor got no lease",
+        Why::PrimarySilent => "the primary's host or agent is silent",
+        Why::Operator => "asked for by an operator",
+        Why::Shutdown => "the primary's agent was stopped",
+        Why::InstanceFailed => "the primary's instance could not be commanded",
+    }
+}

@@ -1,0 +1,143 @@
+//! One message per pair of nodes and tick: renewals, promises, surrenders, polls, seals, reports, health.
+//!
+//! S2: nothing is said that is not on disk yet. A promise waits for the longest lease to be recorded, a seal and a
+//! report for their own record, a surrender for its mark.
+
+use super::choose::own_report;
+use super::coordinate::vacant;
+use super::{Action, Decision, RENEWALS_PER_LEASE};
+use crate::cluster::{Epoch, GroupName, NodeId, Phase};
+use crate::view::{Condition, Health, Item, Posture, Renewal, View};
+use std::collections::BTreeMap;
+
+pub(super) fn talk(view: &View, decision: &mut Decision) {
+    let step = view.lease() / RENEWALS_PER_LEASE;
+    let regular = view.told_at.is_none_or(|at| view.now.since(at) >= step);
+    let mut common = renewals(view, decision);
+    if view.urgent || regular {
+        common.extend(standing(view));
+    }
+    if regular {
+        common.extend(health(view, decision));
+    }
+    if decision.noted.polled {
+        common.push(Item::Poll { id: view.poll.as_ref().map_or(1, |poll| poll.id + 1) });
+    }
+    let mut single = answers(view, decision);
+    for node in view.state.nodes.keys().filter(|node| **node != view.me) {
+        let mut items = common.clone();
+        items.extend(single.remove(node).unwrap_or_default());
+        if !items.is_empty() {
+            decision.actions.push(Action::Send { to: *node, items });
+        }
+    }
+    decision.noted.told = view.urgent || regular;
+}
+
+/// S1: what the primary asks of the guardians, and tells its followers, five times per lease.
+fn renewals(view: &View, decision: &mut Decision) -> Vec<Item> {
+    let step = view.lease() / RENEWALS_PER_LEASE;
+    let mut items = Vec::new();
+    for (name, seat) in &view.seats {
+        let Some(group) = view.group(name).filter(|_| may_renew(view, name)) else { continue };
+        let due = seat.lease.renew_now || seat.lease.renewed_at.is_none_or(|at| view.now.since(at) >= step);
+        if !due || decision.noted.fences.iter().any(|(fenced, _, _)| fenced == name) {
+            continue;
+        }
+        decision.noted.renewals.push((name.clone(), group.epoch));
+        items.push(Item::Renew(Renewal {
+            group: name.clone(),
+            epoch: group.epoch,
+            sent_at: view.now,
+            lease: view.lease(),
+            version: seat.instance.version,
+            guardians: view.state.guardians.version,
+            serving: view.serving(name),
+        }));
+    }
+    items
+}
+
+/// S2, S6: only the promoted process's agent renews, never for an epoch it gave up or whose seal it knows of.
+fn may_renew(view: &View, name: &GroupName) -> bool {
+    let (Some(group), Some(seat)) = (view.group(name), view.seats.get(name)) else { return false };
+    let Some(primary) = group.primary.as_ref().filter(|primary| primary.node == view.me) else { return false };
+    let given_up =
+        seat.lease.given_up.is_some_and(|(given, _)| given >= group.epoch) || seat.lease.marked >= group.epoch;
+    let same = match seat.instance.run_id() {
+        Some(run_id) => *run_id == primary.run_id,
+        None => seat.lease.stamped.is_some() && seat.instance.condition != Condition::Gone,
+    };
+    let sealed = view.local.groups.get(name).is_some_and(|local| local.member_sealed > group.epoch);
+    same && !given_up && !sealed && !matches!(group.phase, Phase::Sealing { .. }) && !view.lease().is_zero()
+}
+
+/// What is repeated while it holds.
+fn standing(view: &View) -> Vec<Item> {
+    let mut items = Vec::new();
+    for (name, seat) in &view.seats {
+        let Some(group) = view.group(name) else { continue };
+        let mine = group.primary_node() == Some(view.me);
+        if let Some((epoch, why)) = seat.surrendered.filter(|_| mine && seat.lease.marked >= group.epoch)
+            && epoch == group.epoch
+        {
+            items.push(Item::Surrender { group: name.clone(), epoch, why });
+        }
+        let Phase::Sealing { next, .. } = group.phase else { continue };
+        if view.saved.groups.get(name).is_some_and(|saved| saved.guardian_sealed >= next) {
+            items.push(Item::Sealed { group: name.clone(), next });
+        }
+        items.extend(own_report(view, name).filter(|report| report.next == next).cloned().map(Item::Report));
+    }
+    items
+}
+
+/// To single peers: promises owed, and answers to polls.
+fn answers(view: &View, decision: &mut Decision) -> BTreeMap<NodeId, Vec<Item>> {
+    let mut single: BTreeMap<NodeId, Vec<Item>> = BTreeMap::new();
+    if view.saved.longest_lease >= view.local.longest_lease {
+        for (name, seat) in &view.seats {
+            for (to, epoch, sent_at) in &seat.owed {
+                let promise = Item::Promise { group: name.clone(), epoch: *epoch, sent_at: *sent_at };
+                single.entry(*to).or_default().push(promise);
+            }
+        }
+        decision.noted.promised = true;
+    }
+    for (from, id) in &view.polled {
+        let groups: Vec<(GroupName, Epoch)> = view
+            .state
+            .groups
+            .iter()
+            .filter(|(name, _)| vacant(view, name))
+            .map(|(name, group)| (name.clone(), group.epoch))
+            .collect();
+        single.entry(*from).or_default().push(Item::Vacant { id: *id, groups });
+    }
+    single
+}
+
+fn health(view: &View, decision: &Decision) -> Vec<Item> {
+    view.seats.keys().filter_map(|name| health_of(view, decision, name)).map(Item::Health).collect()
+}
+
+/// This node's part of a group, for status.
+pub(super) fn health_of(view: &View, decision: &Decision, name: &GroupName) -> Option<Health> {
+    let (group, seat) = (view.group(name)?, view.seats.get(name)?);
+    let posture = match (view.mine.contains(name), seat.instance.posture) {
+        (false, _) => "witness",
+        (true, Posture::Serving(epoch)) if epoch == group.epoch && view.lease_live(name) => "serving",
+        (true, Posture::Following(_)) => "following",
+        (true, Posture::Sealed) => "sealed",
+        (true, _) if seat.instance.seen().is_none() => "down",
+        (true, _) => "sealed",
+    };
+    Some(Health {
+        group: name.clone(),
+        posture: posture.to_owned(),
+        offset: seat.instance.seen().map(|info| info.offset),
+        lineage: seat.instance.seen().and_then(|info| view.lineage_of(name, info)),
+        reason: decision.reasons.get(name).map(ToString::to_string).unwrap_or_default(),
+        vip: seat.vip.held,
+    })
+}

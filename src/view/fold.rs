@@ -1,0 +1,467 @@
+//! The fold: one event at a time into the view.
+
+use super::event::{Info, Item, Noted, Outcome, Renewal, Sight, Task, VipSight, What};
+use super::moment::Moment;
+use super::seat::{Condition, Lease, Posture, Promise, Seat};
+use super::{Poll, View};
+use crate::cluster::{Epoch, Group, GroupName, NodeId, Phase, State};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// No lease is longer: a garbled renewal must not bind a guardian for years.
+const LONGEST_LEASE: Duration = Duration::from_secs(60);
+
+/// A refused or lost proposal is not repeated sooner.
+const PROPOSAL_BACKOFF: Duration = Duration::from_millis(100);
+
+/// A proposal whose end was never reported counts as lost; shells end theirs well before.
+const PROPOSAL_LIMIT: Duration = Duration::from_secs(10);
+
+impl View {
+    pub(super) fn fold(&mut self, what: What) {
+        match what {
+            What::Tick { unix_ms } => self.unix_ms = unix_ms,
+            What::Applied(state) => self.fold_applied(state),
+            What::Leadership(leadership) => {
+                if leadership.leading != self.leadership.leading {
+                    self.poll = None;
+                    self.seats.values_mut().for_each(|seat| seat.missing.clear());
+                }
+                self.leadership = leadership;
+            }
+            What::Saved(local) => {
+                self.saving = None;
+                self.saved = local;
+                self.urgent = true;
+            }
+            What::Marked { group, epoch } => self.fold_marked(&group, epoch),
+            What::Heard { from, items } => {
+                self.peers.entry(from).or_default().heard = Some(self.now);
+                for item in items {
+                    self.fold_item(from, item);
+                }
+            }
+            What::Link { node, up } => self.peers.entry(node).or_default().link = up,
+            What::Instance { group, seen } => self.fold_sight(&group, seen),
+            What::Vip { group, seen } => self.fold_vip(&group, seen),
+            What::Done { group, task, epoch, outcome } => self.fold_done(&group, task, epoch, outcome),
+            What::Proposed { topic, accepted } => {
+                let free_at = if accepted { self.now } else { self.now + PROPOSAL_BACKOFF };
+                self.proposed.insert(topic, free_at);
+            }
+            What::Decided(noted) => self.fold_decided(noted),
+            What::Stopping => {
+                self.stopping.get_or_insert(self.now);
+            }
+            What::FenceOrdered { group } => {
+                let epoch = self.group(&group).map(|found| found.epoch);
+                self.seats.entry(group).or_default().fence_ordered = epoch;
+            }
+        }
+    }
+
+    fn fold_applied(&mut self, state: Arc<State>) {
+        let back =
+            state.groups.iter().any(|(name, group)| self.group(name).is_some_and(|old| old.version > group.version));
+        if back {
+            return;
+        }
+        let before = std::mem::replace(&mut self.state, state);
+        let after = Arc::clone(&self.state);
+        for (name, group) in &after.groups {
+            let old = before.groups.get(name);
+            if old.is_some_and(|old| old.version == group.version) {
+                continue;
+            }
+            let (now, me) = (self.now, self.me);
+            let seat = self.seats.entry(name.clone()).or_default();
+            apply_group(seat, me, now, old, group);
+            self.urgent = true;
+        }
+    }
+
+    fn fold_marked(&mut self, name: &GroupName, epoch: Epoch) {
+        let Some(seat) = self.seats.get_mut(name) else { return };
+        seat.lease.marked = seat.lease.marked.max(epoch);
+        let why = seat.lease.given_up.map_or(crate::cluster::Why::LeaseLapsed, |(_, why)| why);
+        if seat.surrendered.is_none_or(|(known, _)| known < epoch) {
+            seat.surrendered = Some((epoch, why));
+        }
+        self.urgent = true;
+    }
+
+    fn fold_item(&mut self, from: NodeId, item: Item) {
+        match item {
+            Item::Renew(renewal) => self.fold_renewal(from, renewal),
+            Item::Promise { group, epoch, sent_at } => self.fold_promise(from, &group, epoch, sent_at),
+            Item::Surrender { group, epoch, why } => {
+                let known = self.group(&group).is_some_and(|g| g.epoch == epoch && g.primary_node() == Some(from));
+                let Some(seat) = self.seats.get_mut(&group) else { return };
+                if known && seat.surrendered.is_none_or(|(known, _)| known < epoch) {
+                    seat.surrendered = Some((epoch, why));
+                    self.urgent = true;
+                }
+            }
+            Item::Poll { id } => {
+                self.polled.insert(from, id);
+            }
+            Item::Vacant { id, groups } => {
+                if let Some(poll) = self.poll.as_mut().filter(|poll| poll.id == id) {
+                    for key in groups {
+                        poll.vacant.entry(key).or_default().insert(from);
+                    }
+                }
+            }
+            Item::Sealed { group, next } => {
+                if let Some(seat) = self.seats.get_mut(&group) {
+                    let known = seat.seals.entry(from).or_default();
+                    *known = next.max(*known);
+                }
+            }
+            Item::Report(report) => {
+                if let Some(seat) = self.seats.get_mut(&report.group)
+                    && seat.reports.get(&from).is_none_or(|known| known.next <= report.next)
+                {
+                    seat.reports.insert(from, report);
+                }
+            }
+            Item::Health(health) => {
+                if let Some(seat) = self.seats.get_mut(&health.group) {
+                    seat.health.insert(from, health);
+                }
+            }
+        }
+    }
+
+    /// Whether a guardian here may promise `epoch` of a group now (S2, S3).
+    fn may_promise(&self, name: &GroupName, epoch: Epoch) -> bool {
+        let Some(group) = self.group(name) else { return false };
+        let sealed = self.local.groups.get(name).map_or(Epoch(0), |local| local.guardian_sealed);
+        let refused_phase = matches!(group.phase, Phase::Sealing { next, .. } if next > epoch);
+        let seat = self.seats.get(name);
+        let later = seat.and_then(|seat| seat.promise).is_some_and(|promise| promise.epoch > epoch);
+        let given_up = seat.and_then(|seat| seat.surrendered).is_some_and(|(known, _)| known >= epoch);
+        self.state.guardians.all().contains(&self.me)
+            && group.epoch <= epoch
+            && sealed <= epoch
+            && !refused_phase
+            && !later
+            && !given_up
+    }
+
+    /// S2: the promise holds for the whole duration the renewal carries.
+    fn promise(&mut self, name: &GroupName, epoch: Epoch, lease: Duration) -> bool {
+        if lease > LONGEST_LEASE || !self.may_promise(name, epoch) {
+            return false;
+        }
+        self.local.longest_lease = self.local.longest_lease.max(lease);
+        let until = self.now + lease;
+        let Some(seat) = self.seats.get_mut(name) else { return false };
+        let until = seat.promise.map_or(until, |old| old.until.max(until));
+        seat.promise = Some(Promise { epoch, until });
+        true
+    }
+
+    fn fold_renewal(&mut self, from: NodeId, renewal: Renewal) {
+        let name = renewal.group.clone();
+        let Some(group) = self.group(&name) else { return };
+        let impostor = group.epoch == renewal.epoch && group.primary_node() != Some(from);
+        if impostor || group.epoch > renewal.epoch {
+            return;
+        }
+        if self.promise(&name, renewal.epoch, renewal.lease)
+            && let Some(seat) = self.seats.get_mut(&name)
+        {
+            seat.owed.retain(|(to, _, _)| *to != from);
+            seat.owed.push((from, renewal.epoch, renewal.sent_at));
+            self.urgent = true;
+        }
+        self.fold_mark(&name, &renewal);
+        let now = self.now;
+        if let Some(seat) = self.seats.get_mut(&name) {
+            let newer = seat
+                .renewal
+                .as_ref()
+                .is_none_or(|(_, known)| (known.epoch, known.sent_at) < (renewal.epoch, renewal.sent_at));
+            if newer {
+                seat.renewal = Some((now, renewal));
+            }
+        }
+    }
+
+    /// S1: counted from when the answered renewal was sent, and for 5/6 of the lease.
+    fn fold_promise(&mut self, from: NodeId, name: &GroupName, epoch: Epoch, sent_at: Moment) {
+        let lease = self.state.lease;
+        let (now, state) = (self.now, Arc::clone(&self.state));
+        let Some(seat) = self.seats.get_mut(name) else { return };
+        if seat.lease.epoch != epoch || sent_at > now {
+            return;
+        }
+        let until = sent_at + lease * 5 / 6;
+        let known = seat.lease.promised.entry(from).or_default();
+        *known = until.max(*known);
+        seat.lease.held |= seat.lease.live(epoch, &state.guardians, now);
+    }
+
+    fn fold_sight(&mut self, name: &GroupName, seen: Sight) {
+        let now = self.now;
+        let Some(seat) = self.seats.get_mut(name) else { return };
+        match seen {
+            Sight::Info(info) => return self.fold_info(name, info),
+            Sight::Loading => seat.instance.condition = Condition::Loading,
+            Sight::Busy => {
+                if !matches!(seat.instance.condition, Condition::Busy { .. }) {
+                    seat.instance.condition = Condition::Busy { since: now };
+                    seat.instance.script_killed = false;
+                }
+            }
+            Sight::Silent { length, progress } => {
+                let still = match seat.instance.condition {
+                    _ if progress => None,
+                    Condition::Silent { still: Some(since) } => Some(since),
+                    _ => Some(now - length),
+                };
+                seat.instance.condition = Condition::Silent { still };
+            }
+            Sight::Gone => {
+                seat.instance.condition = Condition::Gone;
+                seat.instance.info = None;
+                seat.instance.posture = Posture::Unknown;
+                seat.membership.report = None;
+            }
+            Sight::Unusable { why } => seat.instance.condition = Condition::Unusable { why },
+        }
+    }
+
+    fn fold_info(&mut self, name: &GroupName, info: Info) {
+        let now = self.now;
+        self.fold_lineage(name, &info);
+        let expected = self.expected_upstream(name);
+        let version = self.group(name).map(|group| group.version).unwrap_or_default();
+        let Some(seat) = self.seats.get_mut(name) else { return };
+        let restarted = seat.instance.run_id().is_some_and(|known| *known != info.run_id);
+        if restarted {
+            seat.instance.posture = Posture::Unknown;
+            seat.instance.tuned = None;
+            seat.membership.report = None;
+            seat.membership.mark = None;
+            seat.membership.attached_from = None;
+        }
+        seat.instance.condition = if info.loading { Condition::Loading } else { Condition::Up };
+        if seat.instance.task.is_none() {
+            seat.instance.posture = posture_seen(seat.instance.posture, &info, expected);
+        }
+        if info.asked >= seat.applied_at {
+            seat.instance.version = version;
+        }
+        seat.instance.info = Some((now, info));
+    }
+
+    /// Where a following instance must replicate from: the epoch and the primary's address.
+    fn expected_upstream(&self, name: &GroupName) -> Option<(Epoch, String)> {
+        let group = self.group(name)?;
+        let attached = self.local.groups.get(name)?.attached.as_ref()?;
+        let primary = group.members.get(&group.primary_node()?)?;
+        (attached.epoch == group.epoch).then(|| (group.epoch, primary.announce.clone()))
+    }
+
+    fn fold_vip(&mut self, name: &GroupName, seen: VipSight) {
+        let Some(seat) = self.seats.get_mut(name) else { return };
+        match seen {
+            VipSight::Held => {
+                seat.vip.held = true;
+                seat.vip.trouble = None;
+            }
+            VipSight::Removed => {
+                seat.vip.held = false;
+                seat.vip.refreshed_at = None;
+            }
+            VipSight::Conflict { mac } => seat.vip.trouble = Some(format!("{mac} answers for the VIP as well")),
+            VipSight::Failed { why } => {
+                seat.vip.held = false;
+                seat.vip.trouble = Some(why);
+            }
+        }
+    }
+
+    fn fold_done(&mut self, name: &GroupName, task: Task, epoch: Epoch, outcome: Outcome) {
+        let now = self.now;
+        let Some(seat) = self.seats.get_mut(name) else { return };
+        if task == Task::SealRemote {
+            seat.remote_seal = seat.remote_seal.map(|(next, at, ended)| (next, at, ended || next == epoch));
+            return;
+        }
+        if seat.instance.task.is_some_and(|(running, at, _)| (running, at) == (task, epoch)) {
+            seat.instance.task = None;
+        }
+        seat.note_outcome(now, &outcome);
+        match (task, outcome) {
+            (Task::Fence, Outcome::Dead) => {
+                seat.lease.fenced = seat.lease.fenced.max(epoch);
+                seat.instance.posture = Posture::Unknown;
+                seat.vip.held = false;
+            }
+            (Task::Handover, Outcome::Failed { why }) => seat.membership.handover_failed = Some((epoch, why)),
+            (Task::Seal | Task::Fence | Task::Follow | Task::Serve, Outcome::Failed { .. }) => {
+                seat.instance.posture = Posture::Unknown;
+            }
+            (Task::Kill, Outcome::Done { .. } | Outcome::Dead) => {
+                seat.instance.condition = Condition::Gone;
+                seat.instance.info = None;
+                seat.instance.posture = Posture::Unknown;
+            }
+            (Task::ScriptKill, _) => seat.instance.script_killed = true,
+            (task, Outcome::Done { info, clean }) => self.fold_task_done(name, task, epoch, info, clean),
+            _ => {}
+        }
+        self.urgent = true;
+    }
+
+    fn fold_task_done(&mut self, name: &GroupName, task: Task, epoch: Epoch, info: Info, clean: bool) {
+        if matches!(task, Task::Seal | Task::Fence | Task::Handover) && !clean {
+            self.void_lineage(name);
+        }
+        self.fold_info(name, info);
+        let Some(seat) = self.seats.get_mut(name) else { return };
+        match task {
+            Task::Seal => seat.instance.posture = Posture::Sealed,
+            Task::Fence => {
+                seat.instance.posture = Posture::Sealed;
+                seat.lease.fenced = seat.lease.fenced.max(epoch);
+                seat.vip.held = false;
+            }
+            Task::Handover => {
+                seat.instance.posture = Posture::Unknown;
+                seat.membership.handed_over = Some(epoch);
+            }
+            Task::Follow => seat.instance.posture = Posture::Following(epoch),
+            Task::Serve => {
+                seat.instance.posture = Posture::Serving(epoch);
+                seat.lease.renew_now = true;
+            }
+            _ => {}
+        }
+        if matches!(task, Task::Seal | Task::Fence) {
+            self.note_sealed(name);
+        }
+    }
+
+    fn fold_decided(&mut self, noted: Noted) {
+        let now = self.now;
+        for (name, task, epoch) in noted.tasks {
+            let Some(seat) = self.seats.get_mut(&name) else { continue };
+            if task == Task::SealRemote {
+                seat.remote_seal = Some((epoch, now, false));
+            } else {
+                seat.instance.task = Some((task, epoch, now));
+            }
+        }
+        for (name, epoch, why) in noted.fences {
+            let Some(seat) = self.seats.get_mut(&name) else { continue };
+            if seat.lease.given_up.is_none_or(|(given, _)| given < epoch) {
+                seat.lease.given_up = Some((epoch, why));
+            }
+            seat.fence_ordered = None;
+        }
+        for topic in noted.topics {
+            self.proposed.insert(topic, now + PROPOSAL_LIMIT);
+        }
+        if noted.saving.is_some() {
+            self.saving = noted.saving;
+        }
+        for (name, epoch) in noted.renewals {
+            self.note_renewal(&name, epoch);
+        }
+        if noted.polled {
+            let id = self.poll.as_ref().map_or(1, |poll| poll.id + 1);
+            self.poll = Some(Poll { id, sent_at: now, ..Poll::default() });
+        }
+        if noted.promised {
+            self.polled.clear();
+            self.seats.values_mut().for_each(|seat| seat.owed.clear());
+        }
+        if noted.told {
+            self.told_at = Some(now);
+            self.urgent = false;
+        }
+        for name in noted.vips {
+            if let Some(seat) = self.seats.get_mut(&name) {
+                seat.vip.refreshed_at = Some(now);
+            }
+        }
+        for (name, end) in noted.stamped {
+            if let Some(seat) = self.seats.get_mut(&name) {
+                seat.lease.written = end;
+            }
+        }
+    }
+
+    /// The primary's own guardian promises like any other, but only once its longest lease is on disk (S2).
+    fn note_renewal(&mut self, name: &GroupName, epoch: Epoch) {
+        let (now, lease, state) = (self.now, self.state.lease, Arc::clone(&self.state));
+        let promised = self.promise(name, epoch, lease) && self.saved.longest_lease >= lease;
+        let me = self.me;
+        let Some(seat) = self.seats.get_mut(name) else { return };
+        seat.lease.renewed_at = Some(now);
+        seat.lease.renew_now = false;
+        if promised && seat.lease.epoch == epoch {
+            seat.lease.promised.insert(me, now + lease * 5 / 6);
+            seat.lease.held |= seat.lease.live(epoch, &state.guardians, now);
+        }
+    }
+}
+
+/// What a change of the replicated group means for the volatile part.
+fn apply_group(seat: &mut Seat, me: NodeId, now: Moment, old: Option<&Group>, new: &Group) {
+    seat.applied_at = now;
+    if old.is_none_or(|old| old.epoch != new.epoch) {
+        seat.promoted_at = now;
+        seat.reports.clear();
+        seat.missing.clear();
+        seat.remote_seal = None;
+        seat.membership.mark = None;
+        seat.membership.report = None;
+        seat.membership.online.clear();
+        seat.membership.handover_failed = None;
+        if seat.renewal.as_ref().is_some_and(|(_, renewal)| renewal.epoch < new.epoch) {
+            seat.renewal = None;
+        }
+        if old.is_none() {
+            seat.membership.lost_at = new.version;
+        }
+        if new.primary_node() == Some(me) {
+            let (fenced, marked) = (seat.lease.fenced, seat.lease.marked);
+            seat.lease = Lease { epoch: new.epoch, fenced, marked, renew_now: true, ..Lease::default() };
+        }
+    }
+    let sealing = |group: &Group| matches!(group.phase, Phase::Sealing { .. });
+    if sealing(new) && !old.is_some_and(sealing) {
+        seat.sealing_at = now;
+        seat.membership.report = None;
+    }
+    let switching = |group: &Group| matches!(group.phase, Phase::Switching { .. });
+    if switching(new) && !old.is_some_and(switching) {
+        seat.switching_at = now;
+        seat.membership.handover_failed = None;
+        seat.membership.handed_over = None;
+    }
+    for (node, follower) in &new.followers {
+        if old.and_then(|old| old.followers.get(node)).is_none_or(|known| known.since != follower.since) {
+            seat.missing.remove(node);
+        }
+    }
+}
+
+/// The posture that INFO shows, where it contradicts or settles what was known.
+fn posture_seen(known: Posture, info: &Info, expected: Option<(Epoch, String)>) -> Posture {
+    let follows = expected.filter(|(_, address)| info.upstream.as_ref() == Some(address)).map(|(epoch, _)| epoch);
+    match (known, &info.upstream) {
+        (Posture::Serving(epoch), None) => Posture::Serving(epoch),
+        (_, None) => Posture::Unknown,
+        (_, Some(upstream)) if upstream == NOWHERE => Posture::Sealed,
+        (_, Some(_)) => follows.map_or(Posture::Unknown, Posture::Following),
+    }
+}
+
+/// The address a sealed instance "replicates" from: nobody listens there (S9).
+pub(crate) const NOWHERE: &str = "127.0.0.1:1";

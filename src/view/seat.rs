@@ -1,0 +1,240 @@
+//! What this node knows of one group: its promise as a guardian, its lease as the primary, its instance as a member,
+//! and what the others reported to it as the leader.
+
+use super::event::{Health, Info, Outcome, Renewal, Report, Task};
+use super::moment::Moment;
+use crate::cluster::{Epoch, Guardians, NodeId, Offset, Replid, RunId, Version, Why};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// One group, seen from here.
+#[derive(Debug, Clone, Default)]
+pub struct Seat {
+    /// When this node applied the last change of the group.
+    pub applied_at: Moment,
+    /// When this node applied the last `Promote`, or started if that was later (S1, S3).
+    pub promoted_at: Moment,
+    /// When this node applied the last `Seal`.
+    pub sealing_at: Moment,
+    /// When this node applied the last `Switch`.
+    pub switching_at: Moment,
+    /// The promise given as a guardian. Forgotten by a restart.
+    pub promise: Option<Promise>,
+    /// Promises to be sent: to whom, epoch, echo.
+    pub owed: Vec<(NodeId, Epoch, Moment)>,
+    /// The highest epoch known to be surrendered, and why.
+    pub surrendered: Option<(Epoch, Why)>,
+    /// The last renewal of the current primary and when it came.
+    pub renewal: Option<(Moment, Renewal)>,
+    /// The lease as the primary.
+    pub lease: Lease,
+    /// The instance.
+    pub instance: Instance,
+    /// The VIP on this host.
+    pub vip: VipState,
+    /// As a member.
+    pub membership: Membership,
+    /// Reports heard, by node.
+    pub reports: BTreeMap<NodeId, Report>,
+    /// Guardians' durable seals heard, by node.
+    pub seals: BTreeMap<NodeId, Epoch>,
+    /// As the leader: since when each follower is missing at the primary.
+    pub missing: BTreeMap<NodeId, Moment>,
+    /// As the leader: the other node's instance that was sealed over the network for this epoch, and when that began;
+    /// true once it ended.
+    pub remote_seal: Option<(Epoch, Moment, bool)>,
+    /// As the leader: when it first saw the pause.
+    pub pause_seen: Option<Moment>,
+    /// What every node says of itself.
+    pub health: BTreeMap<NodeId, Health>,
+    /// An operator ordered this host to fence; the epoch it concerns.
+    pub fence_ordered: Option<Epoch>,
+}
+
+/// A guardian's promise (S2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Promise {
+    /// For this epoch.
+    pub epoch: Epoch,
+    /// Until then nothing above `epoch` is sealed here.
+    pub until: Moment,
+}
+
+/// The primary's lease (S1).
+#[derive(Debug, Clone, Default)]
+pub struct Lease {
+    /// For this epoch; another epoch's promises are void.
+    pub epoch: Epoch,
+    /// By guardian: 5/6 of the lease from when the answered renewal was sent.
+    pub promised: BTreeMap<NodeId, Moment>,
+    /// What the stamp of an agent before this one still allows.
+    pub stamped: Option<Moment>,
+    /// Whether a majority ever promised this epoch, here or before the restart.
+    pub held: bool,
+    /// When the last renewal was sent.
+    pub renewed_at: Option<Moment>,
+    /// Renew at once: something changed that the others wait for.
+    pub renew_now: bool,
+    /// Fencing of this epoch has begun, and why: it is never served again (S2).
+    pub given_up: Option<(Epoch, Why)>,
+    /// Fencing of this epoch is complete.
+    pub fenced: Epoch,
+    /// The surrender mark for this epoch is in place.
+    pub marked: Epoch,
+    /// The last end of lease written to the stamp.
+    pub written: Moment,
+}
+
+impl Lease {
+    /// The end of the lease for `epoch`: the latest moment up to which a majority has promised (S1, S12).
+    pub fn end(&self, epoch: Epoch, guardians: &Guardians) -> Option<Moment> {
+        if self.epoch != epoch || self.given_up.is_some_and(|(given, _)| given >= epoch) || self.marked >= epoch {
+            return None;
+        }
+        let mut ends: Vec<Moment> = self.promised.values().copied().collect();
+        ends.sort_unstable();
+        let promised =
+            ends.into_iter().rev().find(|end| guardians.majority_of(|id| self.promised.get(&id) >= Some(end)));
+        promised.max(self.stamped)
+    }
+
+    /// Whether it holds at `now`.
+    pub fn live(&self, epoch: Epoch, guardians: &Guardians, now: Moment) -> bool {
+        self.end(epoch, guardians).is_some_and(|end| end > now)
+    }
+}
+
+/// The posture of the local instance (§2 of the design).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Posture {
+    /// Not known yet, or in between.
+    #[default]
+    Unknown,
+    /// Replica of nowhere, read-only, history kept.
+    Sealed,
+    /// Attached to the primary of that epoch.
+    Following(Epoch),
+    /// Promoted for that epoch and confirmed by ROLE.
+    Serving(Epoch),
+}
+
+/// What is known of the local instance.
+#[derive(Debug, Clone, Default)]
+pub struct Instance {
+    /// The last answer to INFO, and when it came. None: never, or the process is gone.
+    pub info: Option<(Moment, Info)>,
+    /// The group's version that was applied before that INFO was asked for: its offset is of after that commit.
+    pub version: Version,
+    /// Its condition (S7).
+    pub condition: Condition,
+    /// Its posture.
+    pub posture: Posture,
+    /// The task under way, the epoch it carries, and since when.
+    pub task: Option<(Task, Epoch, Moment)>,
+    /// Failures in a row, and when the next try may be made.
+    pub failures: u32,
+    /// See `failures`.
+    pub retry_at: Moment,
+    /// What failed last.
+    pub trouble: Option<String>,
+    /// `min-replicas-to-write` last set, and on which process.
+    pub tuned: Option<(RunId, u32)>,
+    /// A script was stopped once in this spell of BUSY.
+    pub script_killed: bool,
+}
+
+impl Instance {
+    /// The process, if known.
+    pub fn run_id(&self) -> Option<&RunId> {
+        self.info.as_ref().map(|(_, info)| &info.run_id)
+    }
+
+    /// What INFO said last.
+    pub fn seen(&self) -> Option<&Info> {
+        self.info.as_ref().map(|(_, info)| info)
+    }
+}
+
+/// S7: sure faults fast, unsure ones patiently.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing seen yet.
+    #[default]
+    Unknown,
+    /// Answers.
+    Up,
+    /// Loads data: alive.
+    Loading,
+    /// A script blocks it.
+    Busy {
+        /// Since.
+        since: Moment,
+    },
+    /// Silent; `still` is since when its process also made no progress.
+    Silent {
+        /// Since when it made no progress.
+        still: Option<Moment>,
+    },
+    /// Dead.
+    Gone,
+    /// Cannot be watched.
+    Unusable {
+        /// What to do.
+        why: String,
+    },
+}
+
+/// The VIP here.
+#[derive(Debug, Clone, Default)]
+pub struct VipState {
+    /// Whether it is on this host.
+    pub held: bool,
+    /// When it was last refreshed.
+    pub refreshed_at: Option<Moment>,
+    /// The last conflict or failure, in words.
+    pub trouble: Option<String>,
+}
+
+/// This node as a member of the group.
+#[derive(Debug, Clone, Default)]
+pub struct Membership {
+    /// The group's version at which lineage was lost: only a later commit lets the process in again (S5).
+    pub lost_at: Version,
+    /// The primary's offset after the commit that let this process in was applied there.
+    pub mark: Option<(Epoch, Version, Offset)>,
+    /// Replication id before the last attach: tells a partial resynchronisation from a full one.
+    pub attached_from: Option<Replid>,
+    /// The sealed instance's own report, complete but for the seal being durable.
+    pub report: Option<Report>,
+    /// As the primary: followers that have been online since they last joined, with the version of that joining.
+    pub online: BTreeMap<NodeId, Version>,
+    /// A handover of this epoch failed before it froze anything.
+    pub handover_failed: Option<(Epoch, String)>,
+    /// The instance was frozen to hand this epoch over: what is left is to fence and surrender (S10).
+    pub handed_over: Option<Epoch>,
+}
+
+impl Seat {
+    /// Whether the promise given here is still live for `epoch` or an epoch before it (S2).
+    pub fn promise_live(&self, now: Moment) -> bool {
+        self.promise.is_some_and(|promise| {
+            promise.until > now && self.surrendered.is_none_or(|(epoch, _)| epoch < promise.epoch)
+        })
+    }
+
+    /// A task ended: remember success or when to try again.
+    pub(super) fn note_outcome(&mut self, now: Moment, outcome: &Outcome) {
+        match outcome {
+            Outcome::Done { .. } | Outcome::Dead => {
+                self.instance.failures = 0;
+                self.instance.trouble = None;
+            }
+            Outcome::Failed { why } => {
+                let backoff = Duration::from_millis(20u64 << self.instance.failures.min(6));
+                self.instance.failures = self.instance.failures.saturating_add(1);
+                self.instance.retry_at = now + backoff.min(Duration::from_secs(1));
+                self.instance.trouble = Some(why.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What time and the folded event together settle: the guardian's seal, the record of an attachment, who is missing.
+
+use super::View;
+use super::event::Serving;
+use super::seat::{Posture, Seat};
+use crate::cluster::{Attached, Epoch, Group, GroupName, Lineage, NodeId, Phase, Replid};
+use std::sync::Arc;
+
+/// Whom the local instance may follow now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FollowTarget {
+    /// The primary's node.
+    pub node: NodeId,
+    /// Its instance's `host:port`.
+    pub announce: String,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its replication id.
+    pub replid: Replid,
+}
+
+impl View {
+    pub(super) fn settle(&mut self) {
+        let state = Arc::clone(&self.state);
+        for (name, group) in &state.groups {
+            self.settle_guardian(name, group);
+            self.settle_attachment(name, group);
+            self.settle_leader(name, group);
+        }
+    }
+
+    /// S2: seals only after every promise ran out or was surrendered; restarted, only after its longest lease.
+    fn settle_guardian(&mut self, name: &GroupName, group: &Group) {
+        let Phase::Sealing { next, .. } = group.phase else { return };
+        if !self.state.guardians.all().contains(&self.me) {
+            return;
+        }
+        let Some(seat) = self.seats.get(name) else { return };
+        let given_up = seat.surrendered.is_some_and(|(epoch, _)| epoch.next() >= next) || group.epoch == Epoch(0);
+        let free = given_up || (!seat.promise_live(self.now) && self.now >= self.silent_until());
+        let local = self.local.groups.entry(name.clone()).or_default();
+        if free && local.guardian_sealed < next {
+            local.guardian_sealed = next;
+            self.urgent = true;
+        }
+    }
+
+    /// Whom the local instance may follow: F grows before it follows (S5), a primary is followed only while its
+    /// renewals are heard (S8), and nothing below a seal is followed ever (S2).
+    pub fn follow_target(&self, name: &GroupName) -> Option<FollowTarget> {
+        let group = self.group(name)?;
+        let seat = self.seats.get(name)?;
+        let primary = group.primary.as_ref().filter(|primary| primary.node != self.me)?;
+        let (heard, renewal) = seat.renewal.as_ref()?;
+        let serving = renewal.serving.as_ref()?;
+        let follower = group.followers.get(&self.me)?;
+        let sealed = self.local.groups.get(name).map(|local| local.member_sealed).unwrap_or_default();
+        let fit = !matches!(group.phase, Phase::Sealing { .. })
+            && renewal.epoch == group.epoch
+            && self.now.since(*heard) < self.lease()
+            && sealed <= group.epoch
+            && !follower.leaving
+            && Some(&follower.run_id) == seat.instance.run_id();
+        fit.then(|| FollowTarget {
+            node: primary.node,
+            announce: group.members.get(&primary.node).map(|member| member.announce.clone()).unwrap_or_default(),
+            epoch: group.epoch,
+            replid: serving.replid.clone(),
+        })
+    }
+
+    /// Records whom the instance is about to follow, with the lineage it has so far; saved before it is done.
+    fn settle_attachment(&mut self, name: &GroupName, group: &Group) {
+        let Some(target) = self.follow_target(name) else { return };
+        let Some(info) = self.seats.get(name).and_then(|seat| seat.instance.seen()).cloned() else { return };
+        let wanted = Attached { run_id: info.run_id.clone(), epoch: target.epoch, replid: target.replid };
+        let local = self.local.groups.entry(name.clone()).or_default();
+        if local.attached.as_ref() == Some(&wanted) {
+            return;
+        }
+        let lineage = super::lineage::data_epoch(group, local, &info);
+        local.lineage = lineage.map(|epoch| Lineage { run_id: info.run_id.clone(), epoch });
+        local.attached = Some(wanted);
+        if let Some(seat) = self.seats.get_mut(name) {
+            seat.membership.attached_from = Some(info.replid);
+            if matches!(seat.instance.posture, Posture::Following(_)) {
+                seat.instance.posture = Posture::Unknown;
+            }
+        }
+    }
+
+    /// What this node, serving the group, tells of its data.
+    pub fn serving(&self, name: &GroupName) -> Option<Serving> {
+        let group = self.group(name)?;
+        let instance = &self.seats.get(name)?.instance;
+        let info = instance.seen()?;
+        let serves = group.primary_node() == Some(self.me) && instance.posture == Posture::Serving(group.epoch);
+        let rows = info.replicas.iter().filter_map(|row| {
+            let node = group.members.iter().find(|(_, member)| member.announce == row.address)?.0;
+            Some((*node, (row.online, row.offset)))
+        });
+        serves.then(|| Serving {
+            replid: info.replid.clone(),
+            replid2: info.replid2.clone(),
+            offset: info.offset,
+            followers: rows.collect(),
+        })
+    }
+
+    /// Whether the leader knows from the serving primary itself, and freshly, who follows it.
+    pub fn serving_heard(&self, seat: &Seat, group: &Group) -> bool {
+        if group.primary_node() == Some(self.me) {
+            return seat.instance.posture == Posture::Serving(group.epoch);
+        }
+        seat.renewal.as_ref().is_some_and(|(at, renewal)| {
+            renewal.epoch == group.epoch && renewal.serving.is_some() && self.now.since(*at) < self.lease() / 2
+        })
+    }
+
+    fn settle_leader(&mut self, name: &GroupName, group: &Group) {
+        let (me, now, leading) = (self.me, self.now, self.leadership.leading);
+        let own = self.serving(name);
+        let Some(seat) = self.seats.get_mut(name) else { return };
+        if group.pause.is_none() || !leading {
+            seat.pause_seen = None;
+        } else {
+            seat.pause_seen.get_or_insert(now);
+        }
+        note_online(seat, me, group);
+        if !leading || matches!(group.phase, Phase::Sealing { .. }) {
+            seat.missing.clear();
+            return;
+        }
+        let present = |node: &NodeId| {
+            let heard = seat.renewal.as_ref().and_then(|(_, renewal)| renewal.serving.as_ref());
+            own.as_ref().or(heard).is_some_and(|serving| serving.followers.contains_key(node))
+        };
+        let absent: Vec<NodeId> = group.followers.keys().filter(|node| !present(node)).copied().collect();
+        seat.missing.retain(|node, _| absent.contains(node));
+        for node in absent {
+            seat.missing.entry(node).or_insert(now);
+        }
+    }
+}
+
+/// As the primary: remembers which followers have been online since they last joined (S5, min-replicas).
+fn note_online(seat: &mut Seat, me: NodeId, group: &Group) {
+    if group.primary_node() != Some(me) {
+        return;
+    }
+    let Some(info) = seat.instance.seen() else { return };
+    for (node, follower) in &group.followers {
+        let address = group.members.get(node).map(|member| &member.announce);
+        let online = info.replicas.iter().any(|row| row.online && Some(&row.address) == address);
+        if online {
+            seat.membership.online.insert(*node, follower.since);
+        }
+    }
+    seat.membership.online.retain(|node, since| group.followers.get(node).is_some_and(|f| f.since == *since));
+}
