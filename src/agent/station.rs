@@ -1,0 +1,326 @@
+//! One group's hands on this host: its instance and its VIP. Runs what `decide` handed out and reports how it ended.
+//!
+//! At most one posture task runs; a fence or a seal aborts a follow, a serve or a tune that is under way, and a fence
+//! waits for nothing. It decides nothing, and a task that was aborted reports nothing.
+
+use super::clock;
+use super::tasks::{self, Hands, Report};
+use crate::cluster::{Epoch, GroupName};
+use crate::config::{GroupConfig, RedisAddress};
+use crate::decide::Action;
+use crate::redis::{Announce, Commander, Endpoint, InstanceEvent, ProcessState, RunState, Secret, Settings, Timing, Watcher};
+use crate::view::{Info, Moment, Outcome, ReplicaRow, Sight, Task, VipSight, What};
+use crate::vip::{AnnounceSeries, Remaining, Vip, VipEvent, VipSpec};
+use anyhow::Context as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// How often the instance is looked at, and while it attaches.
+const PACE: Duration = Duration::from_millis(100);
+const PACE_ATTACHING: Duration = Duration::from_millis(20);
+/// An online replica whose last acknowledgement is older than this is not there (S5).
+const ONLINE_LAG: Duration = Duration::from_secs(2);
+
+/// One group's shell.
+pub(super) struct Station {
+    group: GroupName,
+    hands: Arc<Hands>,
+    watcher: Watcher,
+    events: mpsc::Sender<What>,
+    running: Option<JoinHandle<()>>,
+    aside: Option<JoinHandle<()>>,
+    holding: Arc<Mutex<Holding>>,
+    pumps: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Holding {
+    busy: bool,
+    series: Option<AnnounceSeries>,
+}
+
+impl Drop for Station {
+    fn drop(&mut self) {
+        self.pumps.iter().chain(&self.running).chain(&self.aside).for_each(JoinHandle::abort);
+    }
+}
+
+impl Station {
+    /// Starts watching the instance and the VIP. A VIP found on this host while no lease is stamped is taken off.
+    pub(super) async fn open(
+        config: &GroupConfig,
+        lease: Duration,
+        leased: bool,
+        events: mpsc::Sender<What>,
+    ) -> anyhow::Result<Self> {
+        let group = GroupName(config.name.clone());
+        let endpoint = endpoint(config)?;
+        let mut pumps = Vec::new();
+        let vip = match &config.vip {
+            None => None,
+            Some(wanted) => {
+                let spec = VipSpec {
+                    address: wanted.vip.address,
+                    prefix_len: wanted.vip.prefix_len,
+                    interface: wanted.interface.clone(),
+                };
+                let opened = Vip::open(spec, lease / 8).await;
+                let (vip, seen) = opened.with_context(|| format!("group {group}: the VIP {}", wanted.vip.address))?;
+                if !leased {
+                    remove_stale(&group, &vip).await;
+                }
+                pumps.push(tokio::spawn(pump_vip(group.clone(), seen, events.clone())));
+                Some(Arc::new(vip))
+            }
+        };
+        let (sights, seen) = mpsc::channel(16);
+        let watcher = Watcher::spawn(endpoint.clone(), Timing { pace: PACE, ..Timing::default() }, sights);
+        pumps.push(tokio::spawn(pump_instance(group.clone(), seen, events.clone())));
+        let announce = Announce { ip: config.announce.host.to_string(), port: config.announce.port };
+        let settings = Settings { announce: Some(announce) };
+        let commander = Commander::new(endpoint.clone(), settings, Some(watcher.poke()));
+        let hands = Hands { commander, endpoint, vip, lease };
+        let hands = Arc::new(hands);
+        Ok(Self { group, hands, watcher, events, running: None, aside: None, holding: Arc::default(), pumps })
+    }
+
+    /// Carries one action out; what it has no part in is left alone.
+    pub(super) fn act(&mut self, action: Action) {
+        match action {
+            Action::HoldVip { until, .. } => self.hold_vip(until),
+            Action::DropVip { .. } => self.drop_vip(),
+            Action::SealRemote { epoch, address, .. } => {
+                let (group, hands, events) = (self.group.clone(), Arc::clone(&self.hands), self.events.clone());
+                self.aside = Some(tokio::spawn(async move {
+                    let outcome = tasks::seal_remote(&hands, &address).await;
+                    report(&events, &group, Task::SealRemote, epoch, outcome).await;
+                }));
+            }
+            other => self.begin(other),
+        }
+    }
+
+    fn begin(&mut self, action: Action) {
+        let hands = Arc::clone(&self.hands);
+        let process = self.watcher.process();
+        let attaching = matches!(action, Action::Follow { .. });
+        self.watcher.set_pace(if attaching { PACE_ATTACHING } else { PACE });
+        let (task, epoch, work): (Task, Epoch, tasks::Work) = match action {
+            Action::Seal { epoch, .. } => (Task::Seal, epoch, Box::pin(tasks::seal(hands))),
+            Action::Fence { epoch, .. } => {
+                self.stop_announcing();
+                (Task::Fence, epoch, Box::pin(tasks::fence(hands, process)))
+            }
+            Action::Follow { target, .. } => (Task::Follow, target.epoch, Box::pin(tasks::follow(hands, target.announce))),
+            Action::Serve { epoch, run_id, until, min_replicas, .. } => {
+                (Task::Serve, epoch, Box::pin(tasks::serve(hands, run_id, until, min_replicas)))
+            }
+            Action::Handover { epoch, to, bound, .. } => {
+                (Task::Handover, epoch, Box::pin(tasks::handover(hands, to, bound)))
+            }
+            Action::Tune { epoch, min_replicas, .. } => {
+                (Task::Tune(min_replicas), epoch, Box::pin(tasks::tune(hands, min_replicas)))
+            }
+            Action::Kill { .. } => (Task::Kill, Epoch(0), Box::pin(tasks::kill(process))),
+            Action::ScriptKill { .. } => (Task::ScriptKill, Epoch(0), Box::pin(tasks::script_kill(hands))),
+            _ => return,
+        };
+        if let Some(old) = self.running.take() {
+            old.abort();
+        }
+        let (group, events) = (self.group.clone(), self.events.clone());
+        let poke = self.watcher.poke();
+        self.running = Some(tokio::spawn(async move {
+            let Report { outcome, then } = work.await;
+            report(&events, &group, task, epoch, outcome).await;
+            poke.poll_now();
+            if let Some(then) = then {
+                then.await;
+            }
+        }));
+    }
+
+    /// S8: with the kernel's lifetime; announced when it is new here (S9).
+    fn hold_vip(&self, until: Moment) {
+        let (Some(vip), holding) = (self.hands.vip.clone(), Arc::clone(&self.holding)) else { return };
+        {
+            let mut held = lock(&holding);
+            if held.busy {
+                return;
+            }
+            held.busy = true;
+        }
+        let (group, events, leash) = (self.group.clone(), self.events.clone(), leash(self.hands.lease));
+        tokio::spawn(async move {
+            let result = if clock::now() < until { Some(vip.hold(leash).await) } else { None };
+            let seen = match result {
+                None => None,
+                Some(Ok(outcome)) => {
+                    if outcome.newly_added {
+                        lock(&holding).series = Some(vip.announce_series());
+                        tracing::info!(group = %group, vip = %vip.spec().address, "VIP is on this host");
+                    }
+                    Some(VipSight::Held)
+                }
+                Some(Err(error)) => {
+                    tracing::error!(group = %group, error = %error, "VIP could not be held");
+                    Some(VipSight::Failed { why: error.to_string() })
+                }
+            };
+            lock(&holding).busy = false;
+            if let Some(seen) = seen {
+                let _ = events.send(What::Vip { group, seen }).await;
+            }
+        });
+    }
+
+    fn drop_vip(&self) {
+        self.stop_announcing();
+        let Some(vip) = self.hands.vip.clone() else { return };
+        let (group, events) = (self.group.clone(), self.events.clone());
+        tokio::spawn(async move {
+            match vip.drop_address().await {
+                Ok(()) => {
+                    let _ = events.send(What::Vip { group, seen: VipSight::Removed }).await;
+                }
+                Err(error) => tracing::error!(group = %group, error = %error, "VIP could not be dropped"),
+            }
+        });
+    }
+
+    fn stop_announcing(&self) {
+        lock(&self.holding).series = None;
+    }
+}
+
+fn lock(holding: &Mutex<Holding>) -> std::sync::MutexGuard<'_, Holding> {
+    holding.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The VIP's `valid_lft` (S8).
+fn leash(lease: Duration) -> Duration {
+    crate::config::Fractions::of(lease).leash
+}
+
+async fn report(events: &mpsc::Sender<What>, group: &GroupName, task: Task, epoch: Epoch, outcome: Outcome) {
+    if let Outcome::Failed { why } = &outcome {
+        tracing::warn!(group = %group, task = ?task, epoch = %epoch, "failed: {why}");
+    }
+    // The loop has ended: nobody is left to tell.
+    let _ = events.send(What::Done { group: group.clone(), task, epoch, outcome }).await;
+}
+
+async fn remove_stale(group: &GroupName, vip: &Vip) {
+    match vip.present().await {
+        Ok(None) => {}
+        Ok(Some(found)) => {
+            let lasting = matches!(found.remaining, Remaining::Forever);
+            tracing::warn!(group = %group, vip = %vip.spec().address, lasting, "stale VIP on this host: removing it");
+            if let Err(error) = vip.drop_address().await {
+                tracing::error!(group = %group, error = %error, "stale VIP could not be removed");
+            }
+        }
+        Err(error) => tracing::warn!(group = %group, error = %error, "VIP could not be looked for"),
+    }
+}
+
+fn endpoint(config: &GroupConfig) -> anyhow::Result<Endpoint> {
+    let base = match &config.redis {
+        RedisAddress::Tcp(address) => Endpoint::tcp(address.host.to_string(), address.port),
+        RedisAddress::Unix(path) => Endpoint::unix(path),
+    };
+    let password = match &config.password_file {
+        None => None,
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("group {}: redis_password_file {}", config.name, path.display()))?;
+            Some(Secret::new(text.trim_end_matches(['\r', '\n'])))
+        }
+    };
+    Ok(base.with_credentials(config.username.clone(), password))
+}
+
+async fn pump_vip(group: GroupName, mut seen: mpsc::Receiver<VipEvent>, events: mpsc::Sender<What>) {
+    while let Some(event) = seen.recv().await {
+        let seen = match event {
+            VipEvent::Removed => VipSight::Removed,
+            VipEvent::Conflict { mac } => {
+                let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+                tracing::error!(group = %group, mac, "another host answers for the VIP; take it off there");
+                VipSight::Conflict { mac }
+            }
+            VipEvent::LinkChanged { up } => {
+                tracing::info!(group = %group, up, "the VIP's interface changed");
+                continue;
+            }
+        };
+        if events.send(What::Vip { group: group.clone(), seen }).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn pump_instance(group: GroupName, mut seen: mpsc::Receiver<InstanceEvent>, events: mpsc::Sender<What>) {
+    let mut last: Option<ProcessState> = None;
+    while let Some(event) = seen.recv().await {
+        let seen = match event {
+            InstanceEvent::Info { info, took } => Sight::Info(translate(&info, clock::now() - took)),
+            InstanceEvent::Loading(_) => Sight::Loading,
+            InstanceEvent::Busy => Sight::Busy,
+            InstanceEvent::Silent(silence) => {
+                let progress = made_progress(last, silence.process);
+                last = silence.process;
+                Sight::Silent { length: silence.since, progress }
+            }
+            InstanceEvent::Gone(_) => Sight::Gone,
+            InstanceEvent::AuthFailed { detail }
+            | InstanceEvent::ProtocolNonsense { detail }
+            | InstanceEvent::Unreachable { detail } => Sight::Unusable { why: detail },
+        };
+        if events.send(What::Instance { group: group.clone(), seen }).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// S7: stopped, or no processor time between two looks, is no progress; what cannot be told counts as progress.
+fn made_progress(before: Option<ProcessState>, now: Option<ProcessState>) -> bool {
+    match (before, now) {
+        (_, Some(now)) if now.state == RunState::Stopped => false,
+        (Some(before), Some(now)) => before.ticks != now.ticks,
+        _ => true,
+    }
+}
+
+/// INFO in the core's terms.
+pub(super) fn translate(info: &crate::redis::Info, asked: Moment) -> Info {
+    let row = |row: &crate::redis::ReplicaRow| {
+        let online = row.state == crate::redis::ReplicaState::Online;
+        let frozen = online && row.lag.is_some_and(|lag| lag > ONLINE_LAG);
+        (!frozen).then(|| ReplicaRow {
+            address: address(&row.ip, row.port),
+            online,
+            offset: crate::cluster::Offset(row.offset),
+        })
+    };
+    Info {
+        asked,
+        run_id: info.run_id.as_str().into(),
+        primary: info.role == crate::redis::Role::Primary,
+        replid: info.replid.as_str().into(),
+        replid2: info.replid2.as_str().into(),
+        offset: crate::cluster::Offset(info.offset),
+        upstream: info.upstream.as_ref().map(|(host, port)| address(host, *port)),
+        link_up: info.link_up,
+        syncing: info.sync_in_progress,
+        loading: info.loading || info.async_loading,
+        keys: info.keys,
+        replicas: info.replicas.iter().filter_map(row).collect(),
+    }
+}
+
+fn address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
