@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::address::HostPort;
+use super::address::{HostPort, RedisAddress};
 use super::findings::{FaultKind, Finding, Findings};
 use super::read::{ClusterDraft, Draft, MemberDraft, NodeDraft};
 use super::reference::did_you_mean;
@@ -54,22 +54,22 @@ fn members(node: &NodeDraft, cluster: &ClusterDraft, out: &mut Findings) {
     let Some(members) = &cluster.members else {
         return;
     };
+    if cluster.member_count == 0 {
+        let finding = Finding::new(
+            FaultKind::BadValue,
+            members.span.clone(),
+            "[cluster] members is empty",
+        );
+        out.fault(finding.allowed("every first node of the cluster, this one included"));
+    }
     if members.value.is_empty() {
-        if !out.has_fault_within(&members.span) {
-            let finding = Finding::new(
-                FaultKind::BadValue,
-                members.span.clone(),
-                "[cluster] members is empty",
-            );
-            out.fault(finding.allowed("every first node of the cluster, this one included"));
-        }
         return;
     }
     own_entry(node, &members.value, out);
     duplicates(&members.value, out);
     reachability(&members.value, out);
-    let count = members.value.len();
-    if count % 2 == 0 {
+    let count = cluster.member_count;
+    if count > 0 && count.is_multiple_of(2) {
         let message = format!(
             "[cluster] members has {count} nodes; an even one adds no safety, so one of them stays a learner"
         );
@@ -281,6 +281,18 @@ fn places(draft: &Draft, node: &NodeDraft, out: &mut Findings) {
             Finding::new(BAD, dir.span.clone(), message)
                 .help("use a directory on a disk, such as /var/lib/mainstay"),
         );
+    }
+    for redis in draft.groups.iter().filter_map(|group| group.redis.as_ref()) {
+        if let (RedisAddress::Unix(path), Some(socket)) = (&redis.value, &draft.socket)
+            && *path == socket.value
+        {
+            let message = format!(
+                "{} is both an instance's socket and the agent's own",
+                path.display()
+            );
+            let finding = Finding::new(BAD, socket.span.clone(), message);
+            out.fault(finding.see(&redis.span, "redis"));
+        }
     }
     let Some(key) = draft
         .cluster

@@ -273,21 +273,17 @@ fn vip(draft: &Draft, group: &GroupDraft, out: &mut Findings) {
 }
 
 fn durability(draft: &Draft, group: &GroupDraft, out: &mut Findings) {
-    let Some(durability) = &group.durability else {
+    let (Some(durability), Some(cluster)) = (&group.durability, &draft.cluster) else {
         return;
     };
-    let Some(members) = draft
-        .cluster
-        .as_ref()
-        .and_then(|cluster| cluster.members.as_ref())
-    else {
+    let Some(members) = &cluster.members else {
         return;
     };
-    if durability.value == Durability::Quorum && members.value.len() < 3 {
+    let count = cluster.member_count;
+    if durability.value == Durability::Quorum && count < 3 {
         let message = format!(
-            "{} asks for durability \"quorum\" with {} members; it needs three with data",
-            label(group),
-            members.value.len()
+            "{} asks for durability \"quorum\" with {count} members; it needs three with data",
+            label(group)
         );
         let finding = bad(&durability.span, message).see(&members.span, "[cluster] members");
         out.fault(finding.allowed("\"available\", or three or more members that hold the group"));

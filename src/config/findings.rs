@@ -8,6 +8,9 @@
 use std::fmt;
 use std::ops::Range;
 
+/// More faults or warnings than these are counted but not kept.
+const MAX_SHOWN: usize = 50;
+
 /// Where in the file something was written, in bytes.
 pub(super) type Span = Range<usize>;
 
@@ -84,6 +87,8 @@ impl fmt::Display for Warning {
 pub struct Faults {
     path: String,
     faults: Vec<Fault>,
+    /// Found beyond [`MAX_SHOWN`] and not kept.
+    more: usize,
 }
 
 impl Faults {
@@ -103,13 +108,14 @@ impl Faults {
         Faults {
             path: path.to_owned(),
             faults: vec![fault],
+            more: 0,
         }
     }
 
     /// How many there are; at least one.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.faults.len()
+        self.faults.len() + self.more
     }
 }
 
@@ -119,10 +125,16 @@ impl fmt::Display for Faults {
             let gap = if i == 0 { "" } else { "\n\n" };
             write!(f, "{gap}{fault}")?;
         }
-        if self.faults.len() > 1 {
-            write!(f, "\n\n{}: {} errors", self.path, self.faults.len())?;
+        match self.faults.len() {
+            1 => Ok(()),
+            all if self.more == 0 => write!(f, "\n\n{}: {all} errors", self.path),
+            shown => write!(
+                f,
+                "\n\n{}: {} errors, the first {shown} shown",
+                self.path,
+                self.count()
+            ),
         }
-        Ok(())
     }
 }
 
@@ -213,6 +225,9 @@ impl Findings {
         self.faults
             .dedup_by(|a, b| a.span == b.span && a.message == b.message);
         self.warnings.sort_by_key(order);
+        let more = self.faults.len().saturating_sub(MAX_SHOWN);
+        self.faults.truncate(MAX_SHOWN);
+        self.warnings.truncate(MAX_SHOWN);
         let source = Source { path, text };
         let faults: Vec<Fault> = self.faults.into_iter().map(|f| source.fault(f)).collect();
         let warnings = self
@@ -223,6 +238,7 @@ impl Findings {
         let faults = (!faults.is_empty()).then(|| Faults {
             path: path.to_owned(),
             faults,
+            more,
         });
         (faults, warnings)
     }

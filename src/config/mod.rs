@@ -7,6 +7,7 @@
 //! fractions that S1, S3, S8 and S9 rest on.
 
 mod address;
+mod assemble;
 mod check;
 mod check_group;
 mod check_listen;
@@ -15,6 +16,7 @@ mod findings;
 mod read;
 mod reader;
 mod reference;
+mod syntax;
 mod timing;
 
 #[cfg(test)]
@@ -24,7 +26,6 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -38,18 +39,11 @@ pub use timing::{
 };
 
 use findings::{Finding, Findings};
-use read::{Draft, GroupDraft};
 
 /// Where the agent looks for its config when no `--config` is given.
 pub const DEFAULT_PATH: &str = "/etc/mainstay/mainstay.toml";
 /// Files above this many bytes are refused unread.
-pub const MAX_FILE: u64 = 1 << 20;
-const DEFAULT_DATA_DIR: &str = "/var/lib/mainstay";
-const DEFAULT_KEY_FILE: &str = "/etc/mainstay/cluster.key";
-const DEFAULT_SOCKET: &str = "/run/mainstay/mainstay.sock";
-const DEFAULT_PRIORITY: u16 = 100;
-/// More syntax errors than these are echoes of the first ones.
-const MAX_SYNTAX_FAULTS: usize = 5;
+pub const MAX_FILE: u64 = 256 * 1024;
 
 /// A validated config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,7 +189,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// Far beyond any config.
-    #[error("{}: is larger than 1 MiB; this is no config file", .path.display())]
+    #[error("{}: is larger than 256 KiB; this is no config file", .path.display())]
     TooLarge {
         /// As given.
         path: PathBuf,
@@ -352,7 +346,7 @@ pub fn parse_with(
     let (document, errors) = DeTable::parse_recoverable(text);
     let mut config = None;
     if !errors.is_empty() {
-        syntax(text, &errors, &mut out);
+        syntax::check(text, &errors, &mut out);
     } else if document.get_ref().is_empty() {
         let finding = Finding::new(FaultKind::MissingKey, None, "the file holds no settings");
         out.fault(
@@ -364,7 +358,7 @@ pub fn parse_with(
         let draft = read::read(document.get_ref(), &mut out);
         check::check(&draft, overrides.join.as_ref(), &mut out);
         if !out.has_faults() {
-            config = assemble(draft, overrides);
+            config = assemble::assemble(draft, overrides);
         }
     }
     match (out.finish(path, text), config) {
@@ -373,161 +367,6 @@ pub fn parse_with(
         // A value was dropped without a fault: a defect here, but no reason to start on half a config.
         ((None, _), None) => Err(Faults::incomplete(path)),
     }
-}
-
-fn syntax(text: &str, errors: &[toml::de::Error], out: &mut Findings) {
-    let line_of = |at: usize| {
-        text.as_bytes()[..at.min(text.len())]
-            .iter()
-            .filter(|b| **b == b'\n')
-            .count()
-    };
-    let mut spans: Vec<_> = errors
-        .iter()
-        .map(|error| (error.span().unwrap_or(0..0), error.message()))
-        .collect();
-    spans.sort_by_key(|(span, _)| span.start);
-    // On one line, later errors are echoes of the first.
-    spans.dedup_by_key(|(span, _)| line_of(span.start));
-    for (span, message) in spans.into_iter().take(MAX_SYNTAX_FAULTS) {
-        out.fault(syntax_fault(text, span, message));
-    }
-}
-
-/// One syntax error, in words for the mistakes that operators make rather than for the grammar.
-fn syntax_fault(text: &str, span: std::ops::Range<usize>, message: &str) -> Finding {
-    let fault = |says: &str| Finding::new(FaultKind::Syntax, span.clone(), says);
-    let at = text.get(span.start..).unwrap_or_default();
-    let line = text
-        .get(..span.start)
-        .unwrap_or_default()
-        .rsplit('\n')
-        .next()
-        .unwrap_or_default();
-    if message == "duplicate key" {
-        let key = text.get(span.clone()).unwrap_or_default().trim();
-        let finding = fault(&format!("`{}` is given twice", key.escape_default()));
-        return match key {
-            "group" => finding.help("several groups are written as several [[group]] tables"),
-            _ => finding.help("keep one of them"),
-        };
-    }
-    if let Some(c) = at.chars().next().filter(|c| !c.is_ascii()) {
-        return fault(&format!(
-            "the character {} stands outside of quotes",
-            c.escape_default()
-        ))
-        .help("pasted text often carries such blanks and quotes; type them anew");
-    }
-    let value = line.rsplit_once('=').map(|(_, before)| before.trim_start());
-    let opens_text = |v: &str| v.starts_with(['"', '\'', '[', '{']);
-    let word = at.split(['\n', '#', ',']).next().unwrap_or_default();
-    let texty = |c: char| c.is_ascii_alphabetic() || matches!(c, ':' | '/' | '.');
-    if value.is_some_and(|before| !opens_text(before)) && !opens_text(at) && word.contains(texty) {
-        return fault("a text value must stand in double quotes").help("as in name = \"n1\"");
-    }
-    if value.is_none() && at.starts_with(':') {
-        return fault("a key and its value are joined by `=`").help("as in lease_ms = 800");
-    }
-    fault(message)
-}
-
-fn assemble(draft: Draft, overrides: &Overrides) -> Option<Config> {
-    let node = draft.node?;
-    let cluster = draft.cluster?;
-    let start = match (&overrides.join, cluster.members, cluster.join) {
-        (Some(join), _, _) => Start::Join(vec![join.clone()]),
-        (None, Some(members), _) => {
-            let pairs = members
-                .value
-                .into_iter()
-                .map(|member| Some((member.name.value, member.address?.value)));
-            Start::Members(pairs.collect::<Option<_>>()?)
-        }
-        (None, None, Some(join)) => {
-            Start::Join(join.value.into_iter().map(|at| at.value).collect())
-        }
-        (None, None, None) => return None,
-    };
-    let lease = draft
-        .timing
-        .lease_ms
-        .map_or(DEFAULT_LEASE, |at| Duration::from_millis(at.value));
-    let hang_after = draft
-        .timing
-        .hang_after_ms
-        .map(|at| Duration::from_millis(at.value));
-    let sentinel = match draft.sentinel {
-        Some(sentinel) => Some(SentinelConfig {
-            listen: sentinel.listen?.value,
-            password_file: sentinel.password_file.map(|at| at.value),
-        }),
-        None => None,
-    };
-    let http = match draft.http {
-        Some(listen) => Some(listen?.value),
-        None => None,
-    };
-    Some(Config {
-        node: NodeConfig {
-            name: node.name?.value,
-            address: node.address?.value,
-            bind: node.bind.map(|at| at.value),
-            data_dir: node
-                .data_dir
-                .map_or_else(|| DEFAULT_DATA_DIR.into(), |at| at.value),
-        },
-        cluster: ClusterConfig {
-            name: cluster.name?.value,
-            key_file: cluster
-                .key_file
-                .map_or_else(|| DEFAULT_KEY_FILE.into(), |at| at.value),
-            start,
-        },
-        timing: Timing {
-            lease,
-            hang_after: hang_after.unwrap_or(DEFAULT_HANG_AFTER.max(lease)),
-        },
-        groups: draft
-            .groups
-            .into_iter()
-            .map(assemble_group)
-            .collect::<Option<_>>()?,
-        sentinel,
-        http,
-        control_socket: draft
-            .socket
-            .map_or_else(|| DEFAULT_SOCKET.into(), |at| at.value),
-        notify_command: draft.notify.map(|at| at.value),
-    })
-}
-
-fn assemble_group(group: GroupDraft) -> Option<GroupConfig> {
-    let vip = match (group.vip, group.interface) {
-        (Some(vip), Some(interface)) => Some(VipConfig {
-            vip: vip.value,
-            interface: interface.value,
-        }),
-        (None, None) => None,
-        _ => return None,
-    };
-    let priority = match group.priority {
-        Some(at) => u16::try_from(at.value).ok()?,
-        None => DEFAULT_PRIORITY,
-    };
-    Some(GroupConfig {
-        name: group.name?.value,
-        redis: group.redis?.value,
-        announce: group.announce?.value,
-        username: group.username.map(|at| at.value),
-        password_file: group.password_file.map(|at| at.value),
-        tls: group.tls,
-        unit: group.unit.map(|at| at.value),
-        vip,
-        priority,
-        durability: group.durability.map(|at| at.value).unwrap_or_default(),
-        quarantine: group.quarantine.is_some_and(|at| at.value),
-    })
 }
 
 /// What this config asks for that is validated but not built yet, as the operator wrote it; the agent names it in

@@ -41,6 +41,8 @@ pub(super) struct ClusterDraft {
     pub(super) name: Option<At<String>>,
     pub(super) key_file: Option<At<PathBuf>>,
     pub(super) members: Option<At<Vec<MemberDraft>>>,
+    /// How many are written, faulty ones included.
+    pub(super) member_count: usize,
     pub(super) join: Option<At<Vec<At<HostPort>>>>,
     /// `members` or `join` is there, if only with a wrong type.
     pub(super) has_start: bool,
@@ -268,6 +270,7 @@ fn read_cluster(found: &Found<'_>, out: &mut Findings) -> ClusterDraft {
     });
     ClusterDraft {
         span: found.span.clone(),
+        member_count: table.count("members"),
         name: table.parsed("name", out, name),
         key_file: table.path("key_file", MAX_PATH, out),
         members,

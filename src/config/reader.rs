@@ -138,7 +138,7 @@ impl<'a> Table<'a> {
     fn bad(&self, name: &str, text: &At<&str>, predicate: &str, out: &mut Findings) {
         let Some(key) = self.key(name) else { return };
         // A URL may carry a password before the @.
-        if text.value.contains('@') && key.name() != "redis_unit" {
+        if text.value.contains('@') && key.allowed.contains("PORT") {
             let message = format!(
                 "{} contains `@` (not shown, in case there is a password before it)",
                 self.label(name)
@@ -162,7 +162,9 @@ impl<'a> Table<'a> {
     ) -> Option<At<PathBuf>> {
         let text = self.string(name, out)?;
         let key = self.key(name)?;
-        if names_a_secret(key.path) && !Path::new(text.value).is_absolute() {
+        // No key in base64 has a dot, so a mere relative file name can be shown.
+        let pasted = key.path != "cluster.key_file" || !text.value.contains('.');
+        if names_a_secret(key.path) && pasted && !Path::new(text.value).is_absolute() {
             let message = format!(
                 "{} is no absolute path (not shown, in case it is the secret itself)",
                 self.label(name)
@@ -290,6 +292,14 @@ impl<'a> Table<'a> {
         }
         pairs.sort_by_key(|(entry, _)| entry.span.start);
         Some(At::new(pairs, found.span))
+    }
+
+    /// How many entries the table under a key has, faulty ones included.
+    pub(super) fn count(&self, name: &str) -> usize {
+        match self.entries.get(name).map(|value| value.get_ref()) {
+            Some(DeValue::Table(entries)) => entries.len(),
+            _ => 0,
+        }
     }
 
     /// A table inside this one. A required one that is absent is a fault.

@@ -1,6 +1,7 @@
 //! The config as a whole: mistakes with their exact messages, what good files become, and that nothing panics.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -93,6 +94,84 @@ fn the_base_file_becomes_a_config() {
         (100, Durability::Available, false)
     );
     assert_eq!(unbuilt(&config), ["[sentinel]", "[http]", "[notify]"]);
+}
+
+/// Every key at once, as the example of the documentation has it with its comments taken off.
+#[test]
+fn every_built_and_unbuilt_key_together_is_accepted() {
+    let text = edited(
+        "everything",
+        &[
+            "- data_dir = \"/var/lib/mainstay\"",
+            "+ bind = \"0.0.0.0:7400\"",
+            "+ data_dir = \"/var/lib/mainstay\"",
+            "- quarantine = false",
+            "+ quarantine = true",
+            "+ redis_username = \"mainstay\"",
+            "+ redis_password_file = \"/etc/mainstay/redis.password\"",
+            "+ redis_unit = \"redis-server@6379.service\"",
+            "- durability = \"available\"",
+            "+ durability = \"quorum\"",
+            "- listen = \"0.0.0.0:26379\"",
+            "+ listen = \"0.0.0.0:26379\"",
+            "+ password_file = \"/etc/mainstay/sentinel.password\"",
+        ],
+    );
+    let (config, warnings) = parse(&text, NAME).unwrap();
+    assert_eq!(warnings, []);
+    let group = &config.groups[0];
+    assert_eq!(group.durability, Durability::Quorum);
+    assert_eq!(group.username.as_deref(), Some("mainstay"));
+    assert_eq!(
+        group.password_file.as_deref(),
+        Some(Path::new("/etc/mainstay/redis.password"))
+    );
+    assert_eq!(
+        unbuilt(&config),
+        [
+            "[sentinel]",
+            "[http]",
+            "[notify]",
+            "redis_unit of group mymaster",
+            "quarantine of group mymaster"
+        ]
+    );
+    let empty_notify = BASE.replace(
+        "command = \"/etc/mainstay/notify\"",
+        "# command = \"/etc/mainstay/notify\"",
+    );
+    let (config, _) = parse(&empty_notify, NAME).unwrap();
+    assert_eq!(config.notify_command, None);
+    let joining = BASE.replace(
+        "members = { n1 = \"10.0.0.1:7400\", n2 = \"10.0.0.2:7400\", n3 = \"10.0.0.3:7400\" }",
+        "join = [\"10.0.0.2:7400\"]",
+    );
+    let (config, _) = parse(&joining, NAME).unwrap();
+    assert_eq!(
+        config.cluster.start,
+        Start::Join(vec!["10.0.0.2:7400".parse().unwrap()])
+    );
+}
+
+/// Several nodes on one machine, as for trying it out: one address, many ports.
+#[test]
+fn nodes_on_one_loopback_are_accepted() {
+    for n in 1..=3 {
+        let text = format!(
+            "[node]\nname = 'n{n}'\naddress = '127.0.0.1:{}'\ndata_dir = '/tmp/node{n}'\n\
+             [cluster]\nname = 'demo'\nkey_file = '/tmp/demo/key'\n\
+             members = {{ n1 = '127.0.0.1:7000', n2 = '127.0.0.1:7001', n3 = '127.0.0.1:7002' }}\n\
+             [[group]]\nname = 'mymaster'\nredis = '127.0.0.1:{redis}'\nannounce = '127.0.0.1:{redis}'\n\
+             [sentinel]\nlisten = '127.0.0.1:{}'\n[http]\nlisten = '127.0.0.1:{}'\n\
+             [control]\nsocket = '/tmp/node{n}/mainstay.sock'\n",
+            6999 + n,
+            26378 + n,
+            7999 + n,
+            redis = 6378 + n,
+        );
+        let (_, warnings) = parse(&text, NAME).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(warnings, []);
+    }
 }
 
 /// The least each kind of node needs; the defaults are those the reference states.
@@ -284,6 +363,23 @@ fn every_key_of_the_reference_is_read() {
 }
 
 #[test]
+fn a_flood_of_faults_is_counted_and_cut() {
+    let keys: String = (0..5_000).map(|i| format!("k{i}=0\n")).collect();
+    let faults = parse(&format!("[node]\n{keys}"), NAME).unwrap_err();
+    assert_eq!(faults.iter().count(), 50);
+    // The keys, and what [node] and the file lack.
+    assert_eq!(faults.count(), 5_003);
+    assert!(
+        faults
+            .to_string()
+            .ends_with("mainstay.toml: 5003 errors, the first 50 shown")
+    );
+
+    let garbage = "= \n".repeat(50_000);
+    assert!(parse(&garbage, NAME).unwrap_err().count() <= 5);
+}
+
+#[test]
 fn files_that_cannot_be_read_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("mainstay.toml");
@@ -327,7 +423,7 @@ fn files_that_cannot_be_read_are_named() {
     assert!(
         said(&path)
             .0
-            .ends_with("is larger than 1 MiB; this is no config file")
+            .ends_with("is larger than 256 KiB; this is no config file")
     );
     std::fs::write(&path, "").unwrap();
     assert_eq!(said(&path).1, 78);
