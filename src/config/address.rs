@@ -106,9 +106,7 @@ pub enum AddressError {
     #[error("has no valid IPv6 address between its brackets")]
     BadIpv6,
     /// `fe80::1%eth0`.
-    #[error(
-        "has a zone (`%{0}`), which peers cannot use; give an address that is valid on every host"
-    )]
+    #[error("has a zone (`%{0}`), which peers cannot use; give an address that is valid on every host")]
     Zone(String),
     /// Digits and dots that form no address.
     #[error("looks like an IPv4 address but `{0}` is none")]
@@ -164,8 +162,7 @@ fn check_name(name: &str) -> Result<String, AddressError> {
         return Err(AddressError::BadIpv4(name.to_owned()));
     }
     let trimmed = name.strip_suffix('.').unwrap_or(name);
-    let good_label =
-        |l: &str| !l.is_empty() && l.len() <= 63 && !l.starts_with('-') && !l.ends_with('-');
+    let good_label = |l: &str| !l.is_empty() && l.len() <= 63 && !l.starts_with('-') && !l.ends_with('-');
     if name.len() > 253 || !trimmed.split('.').all(good_label) {
         return Err(AddressError::BadName);
     }
@@ -216,11 +213,7 @@ impl FromStr for HostPort {
         }
         let Some((host, port)) = text.split_once(':') else {
             let port_alone = text.bytes().all(|b| b.is_ascii_digit());
-            return Err(if port_alone {
-                AddressError::NoHost
-            } else {
-                AddressError::NoPort
-            });
+            return Err(if port_alone { AddressError::NoHost } else { AddressError::NoPort });
         };
         if host.is_empty() {
             return Err(AddressError::NoHost);
@@ -369,11 +362,7 @@ impl FromStr for Vip {
             IpAddr::V6(_) => ("IPv6", 128),
         };
         let prefix = prefix.ok_or(AddressError::NoPrefix)?;
-        let bad = || AddressError::BadPrefix {
-            prefix: prefix.to_owned(),
-            family,
-            longest,
-        };
+        let bad = || AddressError::BadPrefix { prefix: prefix.to_owned(), family, longest };
         let digits = !prefix.is_empty() && prefix.bytes().all(|b| b.is_ascii_digit());
         let prefix_len: u8 = prefix.parse().map_err(|_| bad())?;
         if !digits || prefix_len == 0 || prefix_len > longest {
@@ -381,10 +370,7 @@ impl FromStr for Vip {
         }
         match not_a_vip(address, prefix_len) {
             Some(what) => Err(AddressError::NotAVip(what)),
-            None => Ok(Vip {
-                address,
-                prefix_len,
-            }),
+            None => Ok(Vip { address, prefix_len }),
         }
     }
 }

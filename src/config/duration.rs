@@ -10,13 +10,7 @@ use std::time::Duration;
 pub const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
 /// Units from the largest to the smallest, with their length in milliseconds.
-const UNITS: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1_000),
-    ("ms", 1),
-];
+const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// Why a text is no duration. Reads on from the quoted text: `"10" has no unit; …`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,9 +55,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     while !rest.is_empty() {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let (number, tail) = rest.split_at(digits);
-        let letters = tail
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(tail.len());
+        let letters = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(letters);
         if number.is_empty() {
             return Err(DurationError::NoNumber(unit.to_owned()));
@@ -82,10 +74,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
             return Err(DurationError::Order(unit.to_owned()));
         }
         next_unit = index + 1;
-        total_ms = number
-            .checked_mul(UNITS[index].1)
-            .and_then(|ms| ms.checked_add(total_ms))
-            .ok_or(DurationError::TooLong)?;
+        total_ms =
+            number.checked_mul(UNITS[index].1).and_then(|ms| ms.checked_add(total_ms)).ok_or(DurationError::TooLong)?;
         rest = tail;
     }
     match Duration::from_millis(total_ms) {
@@ -107,11 +97,7 @@ pub fn format_duration(duration: Duration) -> String {
             ms %= u128::from(length);
         }
     }
-    if text.is_empty() {
-        "0s".to_owned()
-    } else {
-        text
-    }
+    if text.is_empty() { "0s".to_owned() } else { text }
 }
 
 #[cfg(test)]
@@ -131,11 +117,7 @@ mod tests {
             ("1m1ms", 60_001),
             ("0h5s", 5_000),
         ] {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::from_millis(ms)),
-                "{text}"
-            );
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
     }
 
@@ -145,37 +127,18 @@ mod tests {
             ("", "is empty; write a duration such as 90s, 10m or 1h30m"),
             ("10", "has no unit after 10; write 10s, 10m or 10h"),
             ("1h30", "has no unit after 30; write 30s, 30m or 30h"),
-            (
-                "m",
-                "has no number before `m`; write for example 90s or 1h30m",
-            ),
-            (
-                "-5m",
-                "has no number before `-`; write for example 90s or 1h30m",
-            ),
+            ("m", "has no number before `m`; write for example 90s or 1h30m"),
+            ("-5m", "has no number before `-`; write for example 90s or 1h30m"),
             ("1.5h", "has a fraction; write 1h30m instead of 1.5h"),
-            (
-                "5min",
-                "has the unknown unit `min`; units are d, h, m, s and ms",
-            ),
-            (
-                "30m1h",
-                "has `h` out of order; write each unit once, the largest first, such as 1h30m",
-            ),
-            (
-                "1s1s",
-                "has `s` out of order; write each unit once, the largest first, such as 1h30m",
-            ),
+            ("5min", "has the unknown unit `min`; units are d, h, m, s and ms"),
+            ("30m1h", "has `h` out of order; write each unit once, the largest first, such as 1h30m"),
+            ("1s1s", "has `s` out of order; write each unit once, the largest first, such as 1h30m"),
             ("0s", "is zero; write at least 1ms"),
             ("367d", "is longer than 366d"),
             ("99999999999999999999s", "is longer than 366d"),
             ("9999999999999999999d", "is longer than 366d"),
         ] {
-            assert_eq!(
-                parse_duration(text).unwrap_err().to_string(),
-                says,
-                "{text}"
-            );
+            assert_eq!(parse_duration(text).unwrap_err().to_string(), says, "{text}");
         }
     }
 

@@ -100,16 +100,8 @@ impl Faults {
     /// For a config that lacks something no finding named.
     pub(super) fn incomplete(path: &str) -> Self {
         let source = Source { path, text: "" };
-        let fault = source.fault(Finding::new(
-            FaultKind::MissingKey,
-            None,
-            "the config is incomplete",
-        ));
-        Faults {
-            path: path.to_owned(),
-            faults: vec![fault],
-            more: 0,
-        }
+        let fault = source.fault(Finding::new(FaultKind::MissingKey, None, "the config is incomplete"));
+        Faults { path: path.to_owned(), faults: vec![fault], more: 0 }
     }
 
     /// How many there are; at least one.
@@ -128,12 +120,7 @@ impl fmt::Display for Faults {
         match self.faults.len() {
             1 => Ok(()),
             all if self.more == 0 => write!(f, "\n\n{}: {all} errors", self.path),
-            shown => write!(
-                f,
-                "\n\n{}: {} errors, the first {shown} shown",
-                self.path,
-                self.count()
-            ),
+            shown => write!(f, "\n\n{}: {} errors, the first {shown} shown", self.path, self.count()),
         }
     }
 }
@@ -152,19 +139,8 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    pub(super) fn new(
-        kind: FaultKind,
-        span: impl Into<Option<Span>>,
-        message: impl Into<String>,
-    ) -> Self {
-        Finding {
-            kind,
-            span: span.into(),
-            message: message.into(),
-            see: Vec::new(),
-            notes: Vec::new(),
-            secret: false,
-        }
+    pub(super) fn new(kind: FaultKind, span: impl Into<Option<Span>>, message: impl Into<String>) -> Self {
+        Finding { kind, span: span.into(), message: message.into(), see: Vec::new(), notes: Vec::new(), secret: false }
     }
 
     /// Points at a second place that this one contradicts.
@@ -209,9 +185,7 @@ impl Findings {
     /// Whether a fault already points into this part of the file.
     pub(super) fn has_fault_within(&self, span: &Span) -> bool {
         let inside = |at: &Span| at.start >= span.start && at.start < span.end.max(span.start + 1);
-        self.faults
-            .iter()
-            .any(|fault| fault.span.as_ref().is_some_and(inside))
+        self.faults.iter().any(|fault| fault.span.as_ref().is_some_and(inside))
     }
 
     pub(super) fn has_faults(&self) -> bool {
@@ -222,24 +196,15 @@ impl Findings {
     pub(super) fn finish(mut self, path: &str, text: &str) -> (Option<Faults>, Vec<Warning>) {
         let order = |f: &Finding| f.span.as_ref().map_or(0, |s| s.start);
         self.faults.sort_by_key(order);
-        self.faults
-            .dedup_by(|a, b| a.span == b.span && a.message == b.message);
+        self.faults.dedup_by(|a, b| a.span == b.span && a.message == b.message);
         self.warnings.sort_by_key(order);
         let more = self.faults.len().saturating_sub(MAX_SHOWN);
         self.faults.truncate(MAX_SHOWN);
         self.warnings.truncate(MAX_SHOWN);
         let source = Source { path, text };
         let faults: Vec<Fault> = self.faults.into_iter().map(|f| source.fault(f)).collect();
-        let warnings = self
-            .warnings
-            .into_iter()
-            .map(|f| source.warning(f))
-            .collect();
-        let faults = (!faults.is_empty()).then(|| Faults {
-            path: path.to_owned(),
-            faults,
-            more,
-        });
+        let warnings = self.warnings.into_iter().map(|f| source.warning(f)).collect();
+        let faults = (!faults.is_empty()).then(|| Faults { path: path.to_owned(), faults, more });
         (faults, warnings)
     }
 }
@@ -247,18 +212,10 @@ impl Findings {
 /// A value as an error quotes it: one line, ASCII, of bounded length.
 pub(super) fn quoted(value: &str) -> String {
     const SHOWN: usize = 80;
-    let mut text: String = value
-        .chars()
-        .take(SHOWN)
-        .flat_map(char::escape_default)
-        .collect();
+    let mut text: String = value.chars().take(SHOWN).flat_map(char::escape_default).collect();
     // The value stands between double quotes; its own stay readable without a backslash before an apostrophe.
     text = text.replace("\\'", "'");
-    let more = if value.chars().nth(SHOWN).is_some() {
-        "..."
-    } else {
-        ""
-    };
+    let more = if value.chars().nth(SHOWN).is_some() { "..." } else { "" };
     format!("\"{text}{more}\"")
 }
 
@@ -288,11 +245,7 @@ impl<'a> Source<'a> {
         let end = floor(span.end).max(start);
         let line_start = self.text[..start].rfind('\n').map_or(0, |nl| nl + 1);
         let rest = &self.text[line_start..];
-        let content = rest
-            .split('\n')
-            .next()
-            .unwrap_or(rest)
-            .trim_end_matches('\r');
+        let content = rest.split('\n').next().unwrap_or(rest).trim_end_matches('\r');
         let marked_start = (start - line_start).min(content.len());
         let marked_end = (end - line_start).min(content.len()).max(marked_start);
         Place {
@@ -325,10 +278,7 @@ impl<'a> Source<'a> {
 
     fn render(&self, severity: &str, finding: &Finding, place: Option<&Place<'_>>) -> String {
         let mut text = match place {
-            Some(p) => format!(
-                "{}:{}:{}: {severity}: {}",
-                self.path, p.line, p.column, finding.message
-            ),
+            Some(p) => format!("{}:{}:{}: {severity}: {}", self.path, p.line, p.column, finding.message),
             None => format!("{}: {severity}: {}", self.path, finding.message),
         };
         let mut gutter = 1;
@@ -336,19 +286,10 @@ impl<'a> Source<'a> {
             gutter = place.line.to_string().len();
             let (line, before, width) = excerpt(place, finding.secret);
             text.push_str(&format!("\n{:gutter$} |\n{} | {line}", "", place.line));
-            text.push_str(&format!(
-                "\n{:gutter$} | {:before$}{}",
-                "",
-                "",
-                "^".repeat(width)
-            ));
+            text.push_str(&format!("\n{:gutter$} | {:before$}{}", "", "", "^".repeat(width)));
         }
         for (span, what) in &finding.see {
-            text.push_str(&format!(
-                "\n{:gutter$} = see line {}: {what}",
-                "",
-                self.place(span).line
-            ));
+            text.push_str(&format!("\n{:gutter$} = see line {}: {what}", "", self.place(span).line));
         }
         for note in &finding.notes {
             text.push_str(&format!("\n{:gutter$} = {note}", ""));
@@ -363,36 +304,26 @@ fn secret_from(line: &str) -> Option<usize> {
     let begins = |word: &str| {
         lower.match_indices(word).find_map(|(at, _)| {
             let rest = &lower[at + word.len()..];
-            let key_end = rest
-                .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-'))
-                .unwrap_or(rest.len());
+            let key_end =
+                rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-')).unwrap_or(rest.len());
             if rest[..key_end].ends_with("file") {
                 return None;
             }
-            let gap = rest[key_end..].find('=').filter(|&gap| {
-                rest[key_end..key_end + gap]
-                    .trim_matches([' ', '\t', '"', '\''])
-                    .is_empty()
-            })?;
+            let gap = rest[key_end..]
+                .find('=')
+                .filter(|&gap| rest[key_end..key_end + gap].trim_matches([' ', '\t', '"', '\'']).is_empty())?;
             let value = &rest[key_end + gap + 1..];
             let blanks = value.len() - value.trim_start_matches([' ', '\t']).len();
             Some(at + word.len() + key_end + gap + 1 + blanks)
         })
     };
-    ["pass", "secret", "token", "auth", "cluster_key"]
-        .into_iter()
-        .filter_map(begins)
-        .min()
+    ["pass", "secret", "token", "auth", "cluster_key"].into_iter().filter_map(begins).min()
 }
 
 /// The line as shown, the columns before the caret, and the caret's width.
 fn excerpt(place: &Place<'_>, secret: bool) -> (String, usize, usize) {
     const LONGEST: usize = 120;
-    let hidden = if secret {
-        Some(place.marked.start)
-    } else {
-        secret_from(place.content)
-    };
+    let hidden = if secret { Some(place.marked.start) } else { secret_from(place.content) };
     let visible = hidden.map_or(place.content.len(), |at| at.min(place.content.len()));
     let show = |text: &str| -> String {
         text.chars()
@@ -404,18 +335,13 @@ fn excerpt(place: &Place<'_>, secret: bool) -> (String, usize, usize) {
             .collect()
     };
     let before = show(&place.content[..place.marked.start.min(visible)]);
-    let marked =
-        show(&place.content[place.marked.start.min(visible)..place.marked.end.min(visible)]);
+    let marked = show(&place.content[place.marked.start.min(visible)..place.marked.end.min(visible)]);
     let after = show(&place.content[place.marked.end.min(visible)..visible]);
     let mask = if hidden.is_some() { "***" } else { "" };
     let width = marked.len().max(1);
     // A long line is cut around the mark; all three parts are ASCII, so bytes are columns.
     let total = before.len() + marked.len() + after.len() + mask.len();
-    let skip = if total > LONGEST {
-        before.len().saturating_sub(LONGEST / 2)
-    } else {
-        0
-    };
+    let skip = if total > LONGEST { before.len().saturating_sub(LONGEST / 2) } else { 0 };
     let lead = if skip > 0 { "..." } else { "" };
     let mut line = format!("{lead}{}{marked}{after}{mask}", &before[skip..]);
     if line.len() > LONGEST {

@@ -29,13 +29,15 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
+use crate::cluster::{Durability, GroupName};
+use crate::decide::{GroupPolicy, Policy};
+
 pub use address::{AddressError, Host, HostPort, MAX_SOCKET_PATH, RedisAddress, Vip};
 pub use duration::{DurationError, LONGEST, format_duration, parse_duration};
 pub use findings::{Fault, FaultKind, Faults, Warning};
 pub use reference::{Key, Kind, Presence, REFERENCE, reference_markdown};
 pub use timing::{
-    BrokenRelation, COLD_START_WAIT, DEFAULT_HANG_AFTER, DEFAULT_LEASE, Fractions, LEASE_RANGE_MS,
-    MAX_HANG_AFTER_MS, Timing,
+    BrokenRelation, DEFAULT_HANG_AFTER, DEFAULT_LEASE, Fractions, LEASE_RANGE_MS, MAX_HANG_AFTER_MS, Timing,
 };
 
 use findings::{Finding, Findings};
@@ -146,16 +148,6 @@ pub struct VipConfig {
     pub interface: String,
 }
 
-/// What a promotion waits for (S5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Durability {
-    /// Up to one lease for the proof, then the best that has lineage.
-    #[default]
-    Available,
-    /// The proof that no acknowledged write is lost.
-    Quorum,
-}
-
 /// `[sentinel]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SentinelConfig {
@@ -215,29 +207,39 @@ impl ConfigError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            ConfigError::Unreadable { source, .. }
-                if source.kind() == std::io::ErrorKind::PermissionDenied =>
-            {
-                77
-            }
-            ConfigError::Missing { .. }
-            | ConfigError::Directory { .. }
-            | ConfigError::Unreadable { .. } => 66,
-            ConfigError::TooLarge { .. } | ConfigError::NotUtf8 { .. } | ConfigError::Faults(_) => {
-                78
-            }
+            ConfigError::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => 77,
+            ConfigError::Missing { .. } | ConfigError::Directory { .. } | ConfigError::Unreadable { .. } => 66,
+            ConfigError::TooLarge { .. } | ConfigError::NotUtf8 { .. } | ConfigError::Faults(_) => 78,
         }
     }
 }
 
 /// `--join` with this node's own address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "--join {0} is this node's own address; give that of an agent that is already in the cluster"
-)]
+#[error("--join {0} is this node's own address; give that of an agent that is already in the cluster")]
 pub struct JoinsItself(pub HostPort);
 
 impl Config {
+    /// What the core needs to know of this file.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        let group = |group: &GroupConfig| {
+            let policy = GroupPolicy {
+                announce: group.announce.to_string(),
+                priority: u32::from(group.priority),
+                durability: group.durability,
+                vip: group.vip.is_some(),
+            };
+            (GroupName(group.name.clone()), policy)
+        };
+        Policy {
+            address: self.node.address.to_string(),
+            lease: self.timing.lease,
+            hang_after: self.timing.hang_after,
+            groups: self.groups.iter().map(group).collect(),
+        }
+    }
+
     /// Replaces `members` and `join` by the one address from the command line. For a file that may have neither,
     /// see [`load_with`].
     ///
@@ -271,10 +273,7 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_with(
-    path: &Path,
-    overrides: &Overrides,
-) -> Result<(Config, Vec<Warning>), ConfigError> {
+pub fn load_with(path: &Path, overrides: &Overrides) -> Result<(Config, Vec<Warning>), ConfigError> {
     let text = read_text(path)?;
     Ok(parse_with(&text, &path.display().to_string(), overrides)?)
 }
@@ -284,10 +283,7 @@ fn read_text(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound => ConfigError::Missing { path: owned() },
         std::io::ErrorKind::IsADirectory => ConfigError::Directory { path: owned() },
-        _ => ConfigError::Unreadable {
-            path: owned(),
-            source,
-        },
+        _ => ConfigError::Unreadable { path: owned(), source },
     };
     // A FIFO without a writer would block for ever in open, so look first.
     let kind = std::fs::metadata(path).map_err(unreadable)?;
@@ -296,26 +292,18 @@ fn read_text(path: &Path) -> Result<String, ConfigError> {
     }
     if !kind.is_file() {
         let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file");
-        return Err(ConfigError::Unreadable {
-            path: owned(),
-            source,
-        });
+        return Err(ConfigError::Unreadable { path: owned(), source });
     }
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(MAX_FILE + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(ConfigError::TooLarge { path: owned() });
     }
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let before = &error.as_bytes()[..good];
-        let line_start = before
-            .iter()
-            .rposition(|b| *b == b'\n')
-            .map_or(0, |nl| nl + 1);
+        let line_start = before.iter().rposition(|b| *b == b'\n').map_or(0, |nl| nl + 1);
         ConfigError::NotUtf8 {
             path: owned(),
             line: before.iter().filter(|b| **b == b'\n').count() + 1,
@@ -336,11 +324,7 @@ pub fn parse(text: &str, path: &str) -> Result<(Config, Vec<Warning>), Faults> {
 ///
 /// # Errors
 /// All that is wrong with it.
-pub fn parse_with(
-    text: &str,
-    path: &str,
-    overrides: &Overrides,
-) -> Result<(Config, Vec<Warning>), Faults> {
+pub fn parse_with(text: &str, path: &str, overrides: &Overrides) -> Result<(Config, Vec<Warning>), Faults> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut out = Findings::default();
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -349,11 +333,7 @@ pub fn parse_with(
         syntax::check(text, &errors, &mut out);
     } else if document.get_ref().is_empty() {
         let finding = Finding::new(FaultKind::MissingKey, None, "the file holds no settings");
-        out.fault(
-            finding.help(
-                "`mainstay init` writes a config; [node] and [cluster] are the least it needs",
-            ),
-        );
+        out.fault(finding.help("`mainstay init` writes a config; [node] and [cluster] are the least it needs"));
     } else {
         let draft = read::read(document.get_ref(), &mut out);
         check::check(&draft, overrides.join.as_ref(), &mut out);
@@ -383,15 +363,9 @@ pub fn unbuilt(config: &Config) -> Vec<String> {
     add(config.http.is_some(), &|| "[http]".to_owned());
     add(config.notify_command.is_some(), &|| "[notify]".to_owned());
     for group in &config.groups {
-        add(group.tls.is_some(), &|| {
-            format!("redis_tls of group {}", group.name)
-        });
-        add(group.unit.is_some(), &|| {
-            format!("redis_unit of group {}", group.name)
-        });
-        add(group.quarantine, &|| {
-            format!("quarantine of group {}", group.name)
-        });
+        add(group.tls.is_some(), &|| format!("redis_tls of group {}", group.name));
+        add(group.unit.is_some(), &|| format!("redis_unit of group {}", group.name));
+        add(group.quarantine, &|| format!("quarantine of group {}", group.name));
     }
     names
 }

@@ -8,11 +8,12 @@ use std::path::PathBuf;
 
 use toml::de::DeTable;
 
+use super::RedisTls;
 use super::address::{AddressError, HostPort, MAX_SOCKET_PATH, RedisAddress, Vip, parse_listen};
 use super::findings::{At, FaultKind, Finding, Findings, Span, quoted};
 use super::reader::{Found, Table};
 use super::timing::{LEASE_RANGE_MS, MAX_HANG_AFTER_MS};
-use super::{Durability, RedisTls};
+use crate::cluster::Durability;
 
 /// Longer paths are refused by the kernel (`PATH_MAX` less the closing NUL).
 const MAX_PATH: usize = 4095;
@@ -139,25 +140,19 @@ fn username(text: &str) -> Result<String, TextError> {
 }
 
 fn unit(text: &str) -> Result<String, TextError> {
-    let good =
-        |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '\\' | '@');
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '\\' | '@');
     match text.chars().find(|c| !good(*c)) {
         _ if text.is_empty() => Err(TextError::Empty),
         Some(c) => Err(TextError::BadCharacter(show(c))),
         None if text.len() > 255 => Err(TextError::TooLong(text.len(), 255)),
-        None if text.strip_suffix(".service").is_none_or(str::is_empty) => {
-            Err(TextError::NoService)
-        }
+        None if text.strip_suffix(".service").is_none_or(str::is_empty) => Err(TextError::NoService),
         None => Ok(text.to_owned()),
     }
 }
 
 /// As the kernel's `dev_valid_name` has it.
 fn interface(text: &str) -> Result<String, TextError> {
-    match text
-        .chars()
-        .find(|c| c.is_whitespace() || c.is_control() || *c == '/')
-    {
+    match text.chars().find(|c| c.is_whitespace() || c.is_control() || *c == '/') {
         _ if text.is_empty() => Err(TextError::Empty),
         Some(c) => Err(TextError::BadCharacter(show(c))),
         None if text.contains(':') => Err(TextError::Label),
@@ -189,9 +184,7 @@ fn unreachable_class(ip: std::net::IpAddr) -> Option<&'static str> {
         ip if ip.is_unspecified() => Some("the wildcard address"),
         ip if ip.is_multicast() => Some("a multicast address"),
         std::net::IpAddr::V4(ip) if ip.is_broadcast() => Some("the broadcast address"),
-        std::net::IpAddr::V6(ip) if ip.is_unicast_link_local() => {
-            Some("a link-local address without its zone")
-        }
+        std::net::IpAddr::V6(ip) if ip.is_unicast_link_local() => Some("a link-local address without its zone"),
         _ => None,
     }
 }
@@ -206,11 +199,7 @@ fn listen(text: &str) -> Result<SocketAddr, TextError> {
 
 fn redis(text: &str) -> Result<RedisAddress, TextError> {
     let address: RedisAddress = text.parse()?;
-    match address
-        .tcp()
-        .and_then(HostPort::ip)
-        .and_then(unreachable_class)
-    {
+    match address.tcp().and_then(HostPort::ip).and_then(unreachable_class) {
         Some(class) => Err(TextError::WrongClass(class, "the agent cannot connect to")),
         None => Ok(address),
     }
@@ -237,11 +226,7 @@ pub(super) fn read(entries: &DeTable<'_>, out: &mut Findings) -> Draft {
             hang_after_ms: table.integer("hang_after_ms", 1..=MAX_HANG_AFTER_MS, out),
         };
     }
-    draft.groups = root
-        .tables("group", out)
-        .iter()
-        .map(|found| read_group(found, out))
-        .collect();
+    draft.groups = root.tables("group", out).iter().map(|found| read_group(found, out)).collect();
     read_endpoints(&root, &mut draft, out);
     draft
 }
@@ -261,11 +246,7 @@ fn read_cluster(found: &Found<'_>, out: &mut Findings) -> ClusterDraft {
     let table = Table::new("cluster", found);
     table.refuse_unknown(out);
     let members = table.map("members", out).map(|map| {
-        let members = map
-            .value
-            .into_iter()
-            .filter_map(|(key, value)| read_member(key, value, out))
-            .collect();
+        let members = map.value.into_iter().filter_map(|(key, value)| read_member(key, value, out)).collect();
         At::new(members, map.span)
     });
     ClusterDraft {
@@ -275,9 +256,7 @@ fn read_cluster(found: &Found<'_>, out: &mut Findings) -> ClusterDraft {
         key_file: table.path("key_file", MAX_PATH, out),
         members,
         join: table.array("join", out, reachable),
-        has_start: ["members", "join"]
-            .iter()
-            .any(|key| found.entries.contains_key(*key)),
+        has_start: ["members", "join"].iter().any(|key| found.entries.contains_key(*key)),
     }
 }
 
@@ -286,25 +265,16 @@ fn read_member(key: At<&str>, value: Option<At<&str>>, out: &mut Findings) -> Op
     let address = value.and_then(|text| match reachable(text.value) {
         Ok(address) => Some(At::new(address, text.span)),
         Err(error) => {
-            let message = format!(
-                "[cluster] members.{} {} {error}",
-                key.value.escape_default(),
-                quoted(text.value)
-            );
+            let message = format!("[cluster] members.{} {} {error}", key.value.escape_default(), quoted(text.value));
             out.fault(Finding::new(FaultKind::BadValue, text.span, message).allowed(allowed));
             None
         }
     });
     match name(key.value) {
-        Ok(name) => Some(MemberDraft {
-            name: At::new(name, key.span),
-            address,
-        }),
+        Ok(name) => Some(MemberDraft { name: At::new(name, key.span), address }),
         Err(error) => {
             let message = format!("[cluster] members: the name {} {error}", quoted(key.value));
-            let allowed = super::reference::keys_of("node")
-                .find(|k| k.name() == "name")
-                .map_or(allowed, |k| k.allowed);
+            let allowed = super::reference::keys_of("node").find(|k| k.name() == "name").map_or(allowed, |k| k.allowed);
             out.fault(Finding::new(FaultKind::BadValue, key.span, message).allowed(allowed));
             None
         }
@@ -347,11 +317,7 @@ fn read_tls(group: &Table<'_>, out: &mut Findings) -> Option<RedisTls> {
         let finding = Finding::new(FaultKind::Contradiction, found.span.clone(), message);
         out.fault(finding.allowed("both for a client certificate, neither for none"));
     }
-    Some(RedisTls {
-        ca: ca?.value,
-        cert: cert.map(|path| path.value),
-        key: key.map(|path| path.value),
-    })
+    Some(RedisTls { ca: ca?.value, cert: cert.map(|path| path.value), key: key.map(|path| path.value) })
 }
 
 fn read_endpoints(root: &Table<'_>, draft: &mut Draft, out: &mut Findings) {

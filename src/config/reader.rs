@@ -46,19 +46,11 @@ fn names_a_secret(path: &str) -> bool {
 
 impl<'a> Table<'a> {
     pub(super) fn root(entries: &'a DeTable<'a>) -> Self {
-        Table {
-            path: "",
-            entries,
-            span: None,
-        }
+        Table { path: "", entries, span: None }
     }
 
     pub(super) fn new(path: &'static str, found: &'a Found<'a>) -> Self {
-        Table {
-            path,
-            entries: found.entries,
-            span: Some(&found.span),
-        }
+        Table { path, entries: found.entries, span: Some(&found.span) }
     }
 
     fn label(&self, name: &str) -> String {
@@ -67,11 +59,7 @@ impl<'a> Table<'a> {
 
     fn key(&self, name: &str) -> Option<&'static Key> {
         let key = keys_of(self.path).find(|key| key.name() == name);
-        debug_assert!(
-            key.is_some(),
-            "{}.{name} is not in the reference",
-            self.path
-        );
+        debug_assert!(key.is_some(), "{}.{name} is not in the reference", self.path);
         key
     }
 
@@ -83,28 +71,16 @@ impl<'a> Table<'a> {
         }
         if key.presence == Presence::Required {
             let message = format!("{} has no `{name}`", header(self.path));
-            out.fault(
-                Finding::new(FaultKind::MissingKey, self.span.cloned(), message)
-                    .allowed(key.allowed),
-            );
+            out.fault(Finding::new(FaultKind::MissingKey, self.span.cloned(), message).allowed(key.allowed));
         }
         None
     }
 
     fn wrong_type(&self, key: &Key, value: &At<&DeValue<'_>>, out: &mut Findings) {
-        let message = format!(
-            "{} must be {}, not {}",
-            self.label(key.name()),
-            key.kind.describe(),
-            type_of(value.value)
-        );
-        let finding =
-            Finding::new(FaultKind::WrongType, value.span.clone(), message).allowed(key.allowed);
-        out.fault(if names_a_secret(key.path) {
-            finding.secret()
-        } else {
-            finding
-        });
+        let message =
+            format!("{} must be {}, not {}", self.label(key.name()), key.kind.describe(), type_of(value.value));
+        let finding = Finding::new(FaultKind::WrongType, value.span.clone(), message).allowed(key.allowed);
+        out.fault(if names_a_secret(key.path) { finding.secret() } else { finding });
     }
 
     pub(super) fn string(&self, name: &str, out: &mut Findings) -> Option<At<&'a str>> {
@@ -139,51 +115,34 @@ impl<'a> Table<'a> {
         let Some(key) = self.key(name) else { return };
         // A URL may carry a password before the @.
         if text.value.contains('@') && key.allowed.contains("PORT") {
-            let message = format!(
-                "{} contains `@` (not shown, in case there is a password before it)",
-                self.label(name)
-            );
+            let message =
+                format!("{} contains `@` (not shown, in case there is a password before it)", self.label(name));
             let finding = Finding::new(FaultKind::BadValue, text.span.clone(), message);
             out.fault(finding.allowed(key.allowed).secret());
             return;
         }
         let message = format!("{} {} {predicate}", self.label(name), quoted(text.value));
-        out.fault(
-            Finding::new(FaultKind::BadValue, text.span.clone(), message).allowed(key.allowed),
-        );
+        out.fault(Finding::new(FaultKind::BadValue, text.span.clone(), message).allowed(key.allowed));
     }
 
     /// An absolute path of at most `longest` bytes.
-    pub(super) fn path(
-        &self,
-        name: &str,
-        longest: usize,
-        out: &mut Findings,
-    ) -> Option<At<PathBuf>> {
+    pub(super) fn path(&self, name: &str, longest: usize, out: &mut Findings) -> Option<At<PathBuf>> {
         let text = self.string(name, out)?;
         let key = self.key(name)?;
         // No key in base64 has a dot, so a mere relative file name can be shown.
         let pasted = key.path != "cluster.key_file" || !text.value.contains('.');
         if names_a_secret(key.path) && pasted && !Path::new(text.value).is_absolute() {
-            let message = format!(
-                "{} is no absolute path (not shown, in case it is the secret itself)",
-                self.label(name)
-            );
-            let finding = Finding::new(FaultKind::BadValue, text.span, message)
-                .allowed(key.allowed)
-                .secret();
-            out.fault(
-                finding.help("write the secret into a file of mode 0600 and name that file here"),
-            );
+            let message =
+                format!("{} is no absolute path (not shown, in case it is the secret itself)", self.label(name));
+            let finding = Finding::new(FaultKind::BadValue, text.span, message).allowed(key.allowed).secret();
+            out.fault(finding.help("write the secret into a file of mode 0600 and name that file here"));
             return None;
         }
         let problem = match text.value {
             "" => "is empty".to_owned(),
             path if path.contains('\0') => "contains a NUL byte".to_owned(),
             path if !Path::new(path).is_absolute() => "is no absolute path".to_owned(),
-            path if path.ends_with('/') && key.path != "node.data_dir" => {
-                "names a directory, not a file".to_owned()
-            }
+            path if path.ends_with('/') && key.path != "node.data_dir" => "names a directory, not a file".to_owned(),
             path if path.len() > longest => format!("is {} bytes long", path.len()),
             path => return Some(At::new(PathBuf::from(path), text.span)),
         };
@@ -206,11 +165,8 @@ impl<'a> Table<'a> {
         if let Some(value) = value.filter(|value| range.contains(value)) {
             return Some(At::new(value, found.span));
         }
-        let message = format!(
-            "{} is {}, out of range",
-            self.label(name),
-            quoted(&number.to_string()).trim_matches('"')
-        );
+        let message =
+            format!("{} is {}, out of range", self.label(name), quoted(&number.to_string()).trim_matches('"'));
         out.fault(Finding::new(FaultKind::BadValue, found.span, message).allowed(key.allowed));
         None
     }
@@ -246,12 +202,7 @@ impl<'a> Table<'a> {
             };
             match parse(text) {
                 Ok(value) => good.push(At::new(value, item.span())),
-                Err(error) => self.bad(
-                    name,
-                    &At::new(text.as_ref(), item.span()),
-                    &error.to_string(),
-                    out,
-                ),
+                Err(error) => self.bad(name, &At::new(text.as_ref(), item.span()), &error.to_string(), out),
             }
         }
         Some(At::new(good, found.span))
@@ -260,11 +211,7 @@ impl<'a> Table<'a> {
     /// A table whose keys the operator chooses: names and string values, in the file's order. `None` for a value
     /// that is no string, which is then already a fault.
     #[allow(clippy::type_complexity)]
-    pub(super) fn map(
-        &self,
-        name: &str,
-        out: &mut Findings,
-    ) -> Option<At<Vec<(At<&'a str>, Option<At<&'a str>>)>>> {
+    pub(super) fn map(&self, name: &str, out: &mut Findings) -> Option<At<Vec<(At<&'a str>, Option<At<&'a str>>)>>> {
         let (key, found) = self.get(name, out)?;
         let DeValue::Table(entries) = found.value else {
             self.wrong_type(key, &found, out);
@@ -281,10 +228,7 @@ impl<'a> Table<'a> {
                         entry.get_ref().escape_default(),
                         type_of(other)
                     );
-                    out.fault(
-                        Finding::new(FaultKind::WrongType, value.span(), message)
-                            .allowed(key.allowed),
-                    );
+                    out.fault(Finding::new(FaultKind::WrongType, value.span(), message).allowed(key.allowed));
                     None
                 }
             };
@@ -303,17 +247,8 @@ impl<'a> Table<'a> {
     }
 
     /// A table inside this one. A required one that is absent is a fault.
-    pub(super) fn table(
-        &self,
-        name: &str,
-        required: bool,
-        out: &mut Findings,
-    ) -> Option<Found<'a>> {
-        let path = if self.path.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}.{name}", self.path)
-        };
+    pub(super) fn table(&self, name: &str, required: bool, out: &mut Findings) -> Option<Found<'a>> {
+        let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
         let Some(value) = self.entries.get(name) else {
             if required {
                 out.fault(missing_table(&path));
@@ -321,15 +256,11 @@ impl<'a> Table<'a> {
             return None;
         };
         match value.get_ref() {
-            DeValue::Table(entries) => Some(Found {
-                entries,
-                span: value.span(),
-            }),
+            DeValue::Table(entries) => Some(Found { entries, span: value.span() }),
             other => {
                 let message = format!("{} must be a table, not {}", header(&path), type_of(other));
                 let one = matches!(other, DeValue::Array(_));
-                let finding = Finding::new(FaultKind::WrongType, value.span(), message)
-                    .allowed(&keys_text(&path));
+                let finding = Finding::new(FaultKind::WrongType, value.span(), message).allowed(&keys_text(&path));
                 out.fault(if one {
                     finding.help(format!("write {} once, in single brackets", header(&path)))
                 } else {
@@ -349,23 +280,14 @@ impl<'a> Table<'a> {
         let mut wrong = |span: Span, is: &str| {
             let message = format!("{} must be an array of tables, not {is}", header(name));
             let finding = Finding::new(FaultKind::WrongType, span, message);
-            out.fault(finding.help(format!(
-                "write {} in double brackets, once for each {name}",
-                header(name)
-            )));
+            out.fault(finding.help(format!("write {} in double brackets, once for each {name}", header(name))));
         };
         match value.get_ref() {
             DeValue::Array(items) => {
                 for item in items.iter() {
                     match item.get_ref() {
-                        DeValue::Table(entries) => found.push(Found {
-                            entries,
-                            span: item.span(),
-                        }),
-                        other => wrong(
-                            item.span(),
-                            &format!("an array with {} in it", type_of(other)),
-                        ),
+                        DeValue::Table(entries) => found.push(Found { entries, span: item.span() }),
+                        other => wrong(item.span(), &format!("an array with {} in it", type_of(other))),
                     }
                 }
             }
@@ -377,33 +299,21 @@ impl<'a> Table<'a> {
     /// Names every key of this table that the reference does not know.
     pub(super) fn refuse_unknown(&self, out: &mut Findings) {
         let tables = tables_in(self.path);
-        let keys: Vec<&str> = keys_of(self.path)
-            .map(Key::name)
-            .filter(|_| !self.path.is_empty())
-            .collect();
+        let keys: Vec<&str> = keys_of(self.path).map(Key::name).filter(|_| !self.path.is_empty()).collect();
         for (entry, value) in self.entries.iter() {
             let name: &str = entry.get_ref();
             if keys.contains(&name) || tables.contains(&name) {
                 continue;
             }
             // A header [x] carries its place in the value; a key in itself.
-            let is_table = matches!(value.get_ref(), DeValue::Table(_) | DeValue::Array(_))
-                && self.path.is_empty();
+            let is_table = matches!(value.get_ref(), DeValue::Table(_) | DeValue::Array(_)) && self.path.is_empty();
             let place = if is_table { value.span() } else { entry.span() };
             let what = match (self.path, is_table) {
                 ("", true) => format!("unknown table [{}]", name.escape_default()),
-                ("", false) => format!(
-                    "unknown key `{}` outside of any table",
-                    name.escape_default()
-                ),
-                (path, _) => format!(
-                    "unknown key `{}` in {}",
-                    name.escape_default(),
-                    header(path)
-                ),
+                ("", false) => format!("unknown key `{}` outside of any table", name.escape_default()),
+                (path, _) => format!("unknown key `{}` in {}", name.escape_default(), header(path)),
             };
-            let mut finding =
-                Finding::new(FaultKind::UnknownKey, place, what).allowed(&keys_text(self.path));
+            let mut finding = Finding::new(FaultKind::UnknownKey, place, what).allowed(&keys_text(self.path));
             if let Some(hint) = suggestion(self.path, name, is_table) {
                 finding = finding.help(hint);
             }
@@ -414,19 +324,15 @@ impl<'a> Table<'a> {
 
 /// A table that must be there is not.
 pub(super) fn missing_table(path: &str) -> Finding {
-    let mut required: Vec<_> = keys_of(path)
-        .filter(|key| key.presence == Presence::Required)
-        .map(Key::name)
-        .collect();
+    let mut required: Vec<_> = keys_of(path).filter(|key| key.presence == Presence::Required).map(Key::name).collect();
     if path == "cluster" {
         required.push("either members or join");
     }
-    Finding::new(
-        FaultKind::MissingKey,
-        None,
-        format!("the table {} is missing", header(path)),
-    )
-    .help(format!("add {} with {}", header(path), required.join(", ")))
+    Finding::new(FaultKind::MissingKey, None, format!("the table {} is missing", header(path))).help(format!(
+        "add {} with {}",
+        header(path),
+        required.join(", ")
+    ))
 }
 
 /// What may stand in a table, for the reader of an error.
@@ -435,42 +341,27 @@ fn keys_text(path: &str) -> String {
         "" => Vec::new(),
         path => keys_of(path).map(|key| key.name().to_owned()).collect(),
     };
-    names.extend(tables_in(path).into_iter().map(|name| {
-        if path.is_empty() {
-            header(name)
-        } else {
-            name.to_owned()
-        }
-    }));
+    names.extend(tables_in(path).into_iter().map(|name| if path.is_empty() { header(name) } else { name.to_owned() }));
     names.join(", ")
 }
 
 /// What an unknown name was probably meant to be: a near name in its table, or a key of another table.
 fn suggestion(path: &str, name: &str, is_table: bool) -> Option<String> {
     if is_table {
-        return did_you_mean(name, tables_in(""))
-            .map(|near| format!("did you mean {}?", header(near)));
+        return did_you_mean(name, tables_in("")).map(|near| format!("did you mean {}?", header(near)));
     }
-    let elsewhere: Vec<String> = REFERENCE
-        .iter()
-        .filter(|key| key.name() == name)
-        .map(|key| header(key.table()))
-        .collect();
+    let elsewhere: Vec<String> =
+        REFERENCE.iter().filter(|key| key.name() == name).map(|key| header(key.table())).collect();
     if !elsewhere.is_empty() {
         return Some(format!("`{name}` belongs under {}", elsewhere.join(" or ")));
     }
     if path.is_empty() {
         return did_you_mean(name, REFERENCE.iter().map(Key::name)).map(|near| {
-            let tables: Vec<String> = REFERENCE
-                .iter()
-                .filter(|key| key.name() == near)
-                .map(|key| header(key.table()))
-                .collect();
+            let tables: Vec<String> =
+                REFERENCE.iter().filter(|key| key.name() == near).map(|key| header(key.table())).collect();
             format!("did you mean `{near}` under {}?", tables.join(" or "))
         });
     }
-    let here = reference::keys_of(path)
-        .map(Key::name)
-        .chain(tables_in(path));
+    let here = reference::keys_of(path).map(Key::name).chain(tables_in(path));
     did_you_mean(name, here).map(|near| format!("did you mean `{near}`?"))
 }

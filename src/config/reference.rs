@@ -71,26 +71,12 @@ impl Key {
     /// The name inside its table.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        self.path
-            .rsplit_once('.')
-            .map_or(self.path, |(_, name)| name)
+        self.path.rsplit_once('.').map_or(self.path, |(_, name)| name)
     }
 }
 
-const fn key(
-    path: &'static str,
-    kind: Kind,
-    presence: Presence,
-    allowed: &'static str,
-    doc: &'static str,
-) -> Key {
-    Key {
-        path,
-        kind,
-        presence,
-        allowed,
-        doc,
-    }
+const fn key(path: &'static str, kind: Kind, presence: Presence, allowed: &'static str, doc: &'static str) -> Key {
+    Key { path, kind, presence, allowed, doc }
 }
 
 const NAME: &str = "1 to 63 letters, digits, `-`, `_` or `.`, a letter or digit first";
@@ -101,13 +87,7 @@ use Presence::{Default, Optional, Required};
 
 /// Every key, in the order of the documentation.
 pub const REFERENCE: &[Key] = &[
-    key(
-        "node.name",
-        Text,
-        Required,
-        NAME,
-        "The name of this node, unique in the cluster.",
-    ),
+    key("node.name", Text, Required, NAME, "The name of this node, unique in the cluster."),
     key(
         "node.address",
         Text,
@@ -129,13 +109,7 @@ pub const REFERENCE: &[Key] = &[
         ABSOLUTE,
         "Where the agent keeps its replicated and its own state. Must survive a reboot.",
     ),
-    key(
-        "cluster.name",
-        Text,
-        Required,
-        NAME,
-        "The name of the cluster; agents of another cluster are refused.",
-    ),
+    key("cluster.name", Text, Required, NAME, "The name of the cluster; agents of another cluster are refused."),
     key(
         "cluster.key_file",
         Text,
@@ -171,13 +145,7 @@ pub const REFERENCE: &[Key] = &[
         "the lease to 600000 (milliseconds)",
         "Patience with an instance that is alive but does not answer. Without it: 5000, or the lease if that is longer.",
     ),
-    key(
-        "group.name",
-        Text,
-        Required,
-        NAME,
-        "What Sentinel clients ask for.",
-    ),
+    key("group.name", Text, Required, NAME, "What Sentinel clients ask for."),
     key(
         "group.redis",
         Text,
@@ -206,27 +174,9 @@ pub const REFERENCE: &[Key] = &[
         ABSOLUTE,
         "The file that holds the password, the same on all hosts of the group.",
     ),
-    key(
-        "group.redis_tls.ca",
-        Text,
-        Required,
-        ABSOLUTE,
-        "The authority that signed the instances' certificates (PEM).",
-    ),
-    key(
-        "group.redis_tls.cert",
-        Text,
-        Optional,
-        ABSOLUTE,
-        "The agent's own certificate (PEM); with `key`.",
-    ),
-    key(
-        "group.redis_tls.key",
-        Text,
-        Optional,
-        ABSOLUTE,
-        "The key of `cert` (PEM).",
-    ),
+    key("group.redis_tls.ca", Text, Required, ABSOLUTE, "The authority that signed the instances' certificates (PEM)."),
+    key("group.redis_tls.cert", Text, Optional, ABSOLUTE, "The agent's own certificate (PEM); with `key`."),
+    key("group.redis_tls.key", Text, Optional, ABSOLUTE, "The key of `cert` (PEM)."),
     key(
         "group.redis_unit",
         Text,
@@ -317,10 +267,7 @@ pub(super) fn tables_in(table: &str) -> Vec<&'static str> {
     for key in REFERENCE {
         let inner = match table {
             "" => Some(key.table()),
-            _ => key
-                .table()
-                .strip_prefix(table)
-                .and_then(|rest| rest.strip_prefix('.')),
+            _ => key.table().strip_prefix(table).and_then(|rest| rest.strip_prefix('.')),
         };
         let name = inner.and_then(|inner| inner.split('.').next());
         if let Some(name) = name.filter(|name| !names.contains(name)) {
@@ -341,8 +288,7 @@ pub(super) fn header(table: &str) -> String {
 /// The documentation's table of keys, as Markdown that ends in a newline.
 #[must_use]
 pub fn reference_markdown() -> String {
-    let mut text =
-        String::from("| key | type | default | allowed | meaning |\n|---|---|---|---|---|\n");
+    let mut text = String::from("| key | type | default | allowed | meaning |\n|---|---|---|---|---|\n");
     for key in REFERENCE {
         let table = header(key.table());
         let default = match key.presence {
@@ -350,19 +296,9 @@ pub fn reference_markdown() -> String {
             Presence::Optional => "none".to_owned(),
             Presence::Default(value) => format!("`{value}`"),
         };
-        let kind = key
-            .kind
-            .describe()
-            .trim_start_matches("an ")
-            .trim_start_matches("a ");
+        let kind = key.kind.describe().trim_start_matches("an ").trim_start_matches("a ");
         // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "| `{table} {}` | {kind} | {default} | {} | {} |",
-            key.name(),
-            key.allowed,
-            key.doc
-        );
+        let _ = writeln!(text, "| `{table} {}` | {kind} | {default} | {} | {} |", key.name(), key.allowed, key.doc);
     }
     text
 }
@@ -387,10 +323,7 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 /// The candidate that `written` was probably meant to be.
-pub(super) fn did_you_mean<'a>(
-    written: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(super) fn did_you_mean<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Longer texts are no typing mistakes, and the comparison is quadratic.
     if written.len() > 64 {
         return None;
@@ -401,11 +334,8 @@ pub(super) fn did_you_mean<'a>(
         if typed <= (candidate.len() / 3).clamp(1, 3) {
             return Some(typed);
         }
-        let (short, long) = if written.len() < candidate.len() {
-            (written.as_str(), candidate)
-        } else {
-            (candidate, written.as_str())
-        };
+        let (short, long) =
+            if written.len() < candidate.len() { (written.as_str(), candidate) } else { (candidate, written.as_str()) };
         (short.len() >= 3 && (long.starts_with(short) || long.ends_with(short)))
             .then_some(10 + long.len() - short.len())
     };
@@ -425,10 +355,7 @@ mod tests {
         let timing = || keys_of("timing").map(Key::name);
         assert_eq!(did_you_mean("lease", timing()), Some("lease_ms"));
         assert_eq!(did_you_mean("laese_ms", timing()), Some("lease_ms"));
-        assert_eq!(
-            did_you_mean("hang-after-ms", timing()),
-            Some("hang_after_ms")
-        );
+        assert_eq!(did_you_mean("hang-after-ms", timing()), Some("hang_after_ms"));
         assert_eq!(did_you_mean("colour", timing()), None);
         assert_eq!(did_you_mean("", timing()), None);
         assert_eq!(did_you_mean("groups", tables_in("")), Some("group"));
@@ -436,12 +363,7 @@ mod tests {
 
     #[test]
     fn tables_are_derived_from_the_keys() {
-        assert_eq!(
-            tables_in(""),
-            [
-                "node", "cluster", "timing", "group", "sentinel", "http", "control", "notify"
-            ]
-        );
+        assert_eq!(tables_in(""), ["node", "cluster", "timing", "group", "sentinel", "http", "control", "notify"]);
         assert_eq!(tables_in("group"), ["redis_tls"]);
         assert!(tables_in("node").is_empty());
     }

@@ -14,10 +14,7 @@ const NAME: &str = "mainstay.toml";
 /// Applies a case's edits to the base file.
 fn edited(title: &str, edits: &[&str]) -> String {
     if edits.iter().all(|line| line.starts_with('|')) {
-        let lines: Vec<&str> = edits
-            .iter()
-            .map(|line| line[1..].strip_prefix(' ').unwrap_or(""))
-            .collect();
+        let lines: Vec<&str> = edits.iter().map(|line| line[1..].strip_prefix(' ').unwrap_or("")).collect();
         return lines.join("\n");
     }
     let mut lines: Vec<&str> = BASE.lines().collect();
@@ -25,10 +22,7 @@ fn edited(title: &str, edits: &[&str]) -> String {
     for edit in edits {
         let text = edit[1..].strip_prefix(' ').unwrap_or("");
         if edit.starts_with('-') {
-            at = lines
-                .iter()
-                .position(|line| *line == text)
-                .unwrap_or_else(|| panic!("{title}: no line {text}"));
+            at = lines.iter().position(|line| *line == text).unwrap_or_else(|| panic!("{title}: no line {text}"));
             lines.remove(at);
         } else {
             lines.insert(at, text);
@@ -76,24 +70,21 @@ fn the_base_file_becomes_a_config() {
     assert_eq!(config.node.name, "n1");
     assert_eq!(config.node.address.to_string(), "10.0.0.1:7400");
     assert_eq!(config.node.bind, None);
-    let Start::Members(members) = &config.cluster.start else {
-        panic!("{config:?}")
-    };
+    let Start::Members(members) = &config.cluster.start else { panic!("{config:?}") };
     assert_eq!(members.keys().collect::<Vec<_>>(), ["n1", "n2", "n3"]);
     assert_eq!(config.timing, Timing::default());
     let group = &config.groups[0];
-    assert_eq!(
-        group.redis,
-        RedisAddress::Tcp("127.0.0.1:6379".parse().unwrap())
-    );
+    assert_eq!(group.redis, RedisAddress::Tcp("127.0.0.1:6379".parse().unwrap()));
     let vip = group.vip.as_ref().unwrap();
     assert_eq!(vip.vip.address, IpAddr::V4(Ipv4Addr::new(10, 0, 0, 100)));
     assert_eq!((vip.vip.prefix_len, vip.interface.as_str()), (24, "eth0"));
-    assert_eq!(
-        (group.priority, group.durability, group.quarantine),
-        (100, Durability::Available, false)
-    );
+    assert_eq!((group.priority, group.durability, group.quarantine), (100, Durability::Available, false));
     assert_eq!(unbuilt(&config), ["[sentinel]", "[http]", "[notify]"]);
+    let policy = config.policy();
+    assert_eq!(policy.address, "10.0.0.1:7400");
+    assert_eq!(policy.lease, DEFAULT_LEASE);
+    let group = &policy.groups[&GroupName::from("mymaster")];
+    assert_eq!((group.announce.as_str(), group.priority, group.vip), ("10.0.0.1:6379", 100, true));
 }
 
 /// Every key at once, as the example of the documentation has it with its comments taken off.
@@ -122,24 +113,12 @@ fn every_built_and_unbuilt_key_together_is_accepted() {
     let group = &config.groups[0];
     assert_eq!(group.durability, Durability::Quorum);
     assert_eq!(group.username.as_deref(), Some("mainstay"));
-    assert_eq!(
-        group.password_file.as_deref(),
-        Some(Path::new("/etc/mainstay/redis.password"))
-    );
+    assert_eq!(group.password_file.as_deref(), Some(Path::new("/etc/mainstay/redis.password")));
     assert_eq!(
         unbuilt(&config),
-        [
-            "[sentinel]",
-            "[http]",
-            "[notify]",
-            "redis_unit of group mymaster",
-            "quarantine of group mymaster"
-        ]
+        ["[sentinel]", "[http]", "[notify]", "redis_unit of group mymaster", "quarantine of group mymaster"]
     );
-    let empty_notify = BASE.replace(
-        "command = \"/etc/mainstay/notify\"",
-        "# command = \"/etc/mainstay/notify\"",
-    );
+    let empty_notify = BASE.replace("command = \"/etc/mainstay/notify\"", "# command = \"/etc/mainstay/notify\"");
     let (config, _) = parse(&empty_notify, NAME).unwrap();
     assert_eq!(config.notify_command, None);
     let joining = BASE.replace(
@@ -147,10 +126,7 @@ fn every_built_and_unbuilt_key_together_is_accepted() {
         "join = [\"10.0.0.2:7400\"]",
     );
     let (config, _) = parse(&joining, NAME).unwrap();
-    assert_eq!(
-        config.cluster.start,
-        Start::Join(vec!["10.0.0.2:7400".parse().unwrap()])
-    );
+    assert_eq!(config.cluster.start, Start::Join(vec!["10.0.0.2:7400".parse().unwrap()]));
 }
 
 /// Several nodes on one machine, as for trying it out: one address, many ports.
@@ -177,7 +153,8 @@ fn nodes_on_one_loopback_are_accepted() {
 /// The least each kind of node needs; the defaults are those the reference states.
 #[test]
 fn short_files_get_the_documented_defaults() {
-    let text = "[node]\nname = 'w'\naddress = 'localhost:7000'\n[cluster]\nname = 'c'\nmembers = { w = 'localhost:7000' }\n";
+    let text =
+        "[node]\nname = 'w'\naddress = 'localhost:7000'\n[cluster]\nname = 'c'\nmembers = { w = 'localhost:7000' }\n";
     let (config, warnings) = parse(text, NAME).unwrap();
     assert_eq!(warnings, []);
     assert!(config.groups.is_empty());
@@ -189,39 +166,20 @@ fn short_files_get_the_documented_defaults() {
             other => panic!("{path} has no default but is {other:?}"),
         }
     };
-    assert_eq!(
-        config.node.data_dir.to_str(),
-        Some(default("node.data_dir"))
-    );
-    assert_eq!(
-        config.cluster.key_file.to_str(),
-        Some(default("cluster.key_file"))
-    );
-    assert_eq!(
-        config.control_socket.to_str(),
-        Some(default("control.socket"))
-    );
-    assert_eq!(
-        config.timing.lease.as_millis().to_string(),
-        default("timing.lease_ms")
-    );
-    assert_eq!(
-        config.timing.hang_after.as_millis().to_string(),
-        default("timing.hang_after_ms")
-    );
+    assert_eq!(config.node.data_dir.to_str(), Some(default("node.data_dir")));
+    assert_eq!(config.cluster.key_file.to_str(), Some(default("cluster.key_file")));
+    assert_eq!(config.control_socket.to_str(), Some(default("control.socket")));
+    assert_eq!(config.timing.lease.as_millis().to_string(), default("timing.lease_ms"));
+    assert_eq!(config.timing.hang_after.as_millis().to_string(), default("timing.hang_after_ms"));
 
-    let group =
-        "[[group]]\nname = 'g'\nredis = 'unix:/run/redis.sock'\nannounce = '127.0.0.1:6379'\n";
+    let group = "[[group]]\nname = 'g'\nredis = 'unix:/run/redis.sock'\nannounce = '127.0.0.1:6379'\n";
     let (config, _) = parse(&format!("{text}{group}"), NAME).unwrap();
     let group = &config.groups[0];
     assert_eq!(group.redis, RedisAddress::Unix("/run/redis.sock".into()));
     assert_eq!(group.vip, None);
     assert_eq!(group.priority.to_string(), default("group.priority"));
     assert_eq!(group.quarantine.to_string(), default("group.quarantine"));
-    assert_eq!(
-        (group.durability, default("group.durability")),
-        (Durability::Available, "available")
-    );
+    assert_eq!((group.durability, default("group.durability")), (Durability::Available, "available"));
 
     let (config, _) = parse(&format!("{text}[timing]\nlease_ms = 30_000\n"), NAME).unwrap();
     assert_eq!(config.timing.hang_after, Duration::from_secs(30));
@@ -247,10 +205,7 @@ fn ipv6_and_crlf_and_a_byte_order_mark_are_fine() {
     let (config, warnings) = parse(&text, NAME).unwrap();
     assert_eq!(warnings, []);
     let vip = config.groups[0].vip.as_ref().unwrap();
-    assert_eq!(
-        vip.vip.address,
-        IpAddr::V6("2001:db8::100".parse::<Ipv6Addr>().unwrap())
-    );
+    assert_eq!(vip.vip.address, IpAddr::V6("2001:db8::100".parse::<Ipv6Addr>().unwrap()));
     assert_eq!(config.groups[0].announce.to_string(), "[2001:db8::1]:6379");
 }
 
@@ -269,53 +224,31 @@ fn what_is_odd_but_possible_is_a_warning() {
         ],
     );
     let (_, warnings) = parse(&text, NAME).unwrap();
-    let said: Vec<_> = warnings
-        .iter()
-        .map(|w| (w.line, w.message.as_str()))
-        .collect();
+    let said: Vec<_> = warnings.iter().map(|w| (w.line, w.message.as_str())).collect();
     assert_eq!(
         said,
         [
-            (
-                Some(3),
-                "[node] address db1.example:7400 is a host name: a failover then waits for name resolution"
-            ),
+            (Some(3), "[node] address db1.example:7400 is a host name: a failover then waits for name resolution"),
             (Some(4), "[node] bind uses port 7401, address port 7400"),
-            (
-                Some(10),
-                "[cluster] members has 2 nodes; an even one adds no safety, so one of them stays a learner"
-            ),
+            (Some(10), "[cluster] members has 2 nodes; an even one adds no safety, so one of them stays a learner"),
             (
                 Some(19),
                 "group \"mymaster\" announces the host name db1.example: replicas and clients must resolve it at each change"
             ),
-            (
-                Some(19),
-                "group \"mymaster\" announces port 6380, but its instance listens on port 6379"
-            ),
+            (Some(19), "group \"mymaster\" announces port 6380, but its instance listens on port 6379"),
         ]
     );
-    assert!(
-        warnings[0]
-            .to_string()
-            .starts_with("mainstay.toml:3:11: warning: [node] address")
-    );
+    assert!(warnings[0].to_string().starts_with("mainstay.toml:3:11: warning: [node] address"));
 }
 
 #[test]
 fn a_join_from_the_command_line_replaces_the_file() {
     let join: HostPort = "10.0.0.2:7400".parse().unwrap();
-    let overrides = Overrides {
-        join: Some(join.clone()),
-    };
+    let overrides = Overrides { join: Some(join.clone()) };
     let (config, _) = parse_with(BASE, NAME, &overrides).unwrap();
     assert_eq!(config.cluster.start, Start::Join(vec![join.clone()]));
 
-    let without = BASE
-        .lines()
-        .filter(|line| !line.starts_with("members"))
-        .collect::<Vec<_>>()
-        .join("\n");
+    let without = BASE.lines().filter(|line| !line.starts_with("members")).collect::<Vec<_>>().join("\n");
     assert!(parse(&without, NAME).is_err());
     let (config, _) = parse_with(&without, NAME, &overrides).unwrap();
     assert_eq!(config.cluster.start, Start::Join(vec![join.clone()]));
@@ -324,15 +257,9 @@ fn a_join_from_the_command_line_replaces_the_file() {
     config.override_join(join.clone()).unwrap();
     assert_eq!(config.cluster.start, Start::Join(vec![join]));
     let own = config.node.address.clone();
-    assert_eq!(
-        config.override_join(own.clone()),
-        Err(JoinsItself(own.clone()))
-    );
+    assert_eq!(config.override_join(own.clone()), Err(JoinsItself(own.clone())));
     let faults = parse_with(BASE, NAME, &Overrides { join: Some(own) }).unwrap_err();
-    assert_eq!(
-        faults.iter().next().unwrap().message,
-        "--join 10.0.0.1:7400 is this node's own address"
-    );
+    assert_eq!(faults.iter().next().unwrap().message, "--join 10.0.0.1:7400 is this node's own address");
 }
 
 /// Every key of the reference is read: a date, which none allows, is noticed at each.
@@ -340,25 +267,17 @@ fn a_join_from_the_command_line_replaces_the_file() {
 fn every_key_of_the_reference_is_read() {
     for key in REFERENCE {
         let table = key.table();
-        let header = if table.starts_with("group") {
-            "[[group]]\n".to_owned()
-        } else {
-            format!("[{table}]\n")
-        };
+        let header = if table.starts_with("group") { "[[group]]\n".to_owned() } else { format!("[{table}]\n") };
         let line = match table.strip_prefix("group.") {
             Some(inner) => format!("{inner} = {{ {} = 1979-05-27 }}\n", key.name()),
             None => format!("{} = 1979-05-27\n", key.name()),
         };
         let faults = parse(&format!("{header}{line}"), NAME).unwrap_err();
-        let noticed = faults.iter().any(|f| {
-            f.kind == FaultKind::WrongType && f.line == Some(2) && f.message.contains(key.name())
-        });
+        let noticed = faults
+            .iter()
+            .any(|f| f.kind == FaultKind::WrongType && f.line == Some(2) && f.message.contains(key.name()));
         assert!(noticed, "{} is not read:\n{faults}", key.path);
-        assert!(
-            faults.iter().all(|f| f.kind != FaultKind::UnknownKey),
-            "{} is unknown:\n{faults}",
-            key.path
-        );
+        assert!(faults.iter().all(|f| f.kind != FaultKind::UnknownKey), "{} is unknown:\n{faults}", key.path);
     }
 }
 
@@ -369,11 +288,7 @@ fn a_flood_of_faults_is_counted_and_cut() {
     assert_eq!(faults.iter().count(), 50);
     // The keys, and what [node] and the file lack.
     assert_eq!(faults.count(), 5_003);
-    assert!(
-        faults
-            .to_string()
-            .ends_with("mainstay.toml: 5003 errors, the first 50 shown")
-    );
+    assert!(faults.to_string().ends_with("mainstay.toml: 5003 errors, the first 50 shown"));
 
     let garbage = "= \n".repeat(50_000);
     assert!(parse(&garbage, NAME).unwrap_err().count() <= 5);
@@ -390,41 +305,19 @@ fn files_that_cannot_be_read_are_named() {
     };
 
     let (text, code) = said(&path);
-    assert_eq!(
-        text,
-        format!(
-            "{shown}: there is no such file; `mainstay init` writes one, --config names another"
-        )
-    );
+    assert_eq!(text, format!("{shown}: there is no such file; `mainstay init` writes one, --config names another"));
     assert_eq!(code, 66);
     let (text, code) = said(dir.path());
-    assert_eq!(
-        text,
-        format!(
-            "{}: is a directory; name the file in it, such as {shown}",
-            dir.path().display()
-        )
-    );
+    assert_eq!(text, format!("{}: is a directory; name the file in it, such as {shown}", dir.path().display()));
     assert_eq!(code, 66);
-    assert!(
-        said(Path::new("/dev/null"))
-            .0
-            .ends_with("cannot be read: not a regular file")
-    );
+    assert!(said(Path::new("/dev/null")).0.ends_with("cannot be read: not a regular file"));
 
     std::fs::write(&path, b"[node]\nname = \"\xff\"\n").unwrap();
     let (text, code) = said(&path);
-    assert!(
-        text.starts_with(&format!("{shown}:2:9: error: this byte is not UTF-8")),
-        "{text}"
-    );
+    assert!(text.starts_with(&format!("{shown}:2:9: error: this byte is not UTF-8")), "{text}");
     assert_eq!(code, 78);
     std::fs::write(&path, vec![b'#'; MAX_FILE as usize + 1]).unwrap();
-    assert!(
-        said(&path)
-            .0
-            .ends_with("is larger than 256 KiB; this is no config file")
-    );
+    assert!(said(&path).0.ends_with("is larger than 256 KiB; this is no config file"));
     std::fs::write(&path, "").unwrap();
     assert_eq!(said(&path).1, 78);
     std::fs::write(&path, BASE).unwrap();
@@ -433,34 +326,12 @@ fn files_that_cannot_be_read_are_named() {
 
 #[test]
 fn addresses_are_printed_as_they_are_read() {
-    for text in [
-        "10.0.0.1:7400",
-        "[::1]:7400",
-        "db1.example:1",
-        "localhost:65535",
-    ] {
+    for text in ["10.0.0.1:7400", "[::1]:7400", "db1.example:1", "localhost:65535"] {
         assert_eq!(text.parse::<HostPort>().unwrap().to_string(), text);
     }
-    assert_eq!(
-        "[::ffff:10.0.0.1]:1"
-            .parse::<HostPort>()
-            .unwrap()
-            .to_string(),
-        "10.0.0.1:1"
-    );
-    assert_eq!(
-        "unix:/run/r.sock"
-            .parse::<RedisAddress>()
-            .unwrap()
-            .to_string(),
-        "unix:/run/r.sock"
-    );
-    for vip in [
-        "10.0.0.100/32",
-        "10.0.0.100/31",
-        "10.0.0.100/24",
-        "2001:db8::100/128",
-    ] {
+    assert_eq!("[::ffff:10.0.0.1]:1".parse::<HostPort>().unwrap().to_string(), "10.0.0.1:1");
+    assert_eq!("unix:/run/r.sock".parse::<RedisAddress>().unwrap().to_string(), "unix:/run/r.sock");
+    for vip in ["10.0.0.100/32", "10.0.0.100/31", "10.0.0.100/24", "2001:db8::100/128"] {
         assert_eq!(vip.parse::<Vip>().unwrap().to_string(), vip);
     }
 }

@@ -16,9 +16,6 @@ pub const LEASE_RANGE_MS: std::ops::RangeInclusive<u64> = 200..=60_000;
 pub const DEFAULT_HANG_AFTER: Duration = Duration::from_millis(5_000);
 /// The longest `hang_after_ms` accepted: ten minutes.
 pub const MAX_HANG_AFTER_MS: u64 = 600_000;
-/// How long a cold start under `durability = "available"` waits for members that cannot be reached (S14).
-pub const COLD_START_WAIT: Duration = Duration::from_secs(30);
-
 /// A fraction of the lease: numerator and denominator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Ratio(u32, u32);
@@ -59,8 +56,7 @@ const _: () = assert!(ELECTION_MIN.times(2).at_most(ELECTION_MAX));
 const _: () = assert!(ELECTION_MAX.times(2).at_most(Ratio(1, 1)));
 // What lapses for the primary has not yet run out for the guardians; a fence fits in between.
 const _: () = assert!(
-    PROMISE_COUNTS.0 * FENCE_CONFIRM.1 + FENCE_CONFIRM.0 * PROMISE_COUNTS.1
-        <= PROMISE_COUNTS.1 * FENCE_CONFIRM.1
+    PROMISE_COUNTS.0 * FENCE_CONFIRM.1 + FENCE_CONFIRM.0 * PROMISE_COUNTS.1 <= PROMISE_COUNTS.1 * FENCE_CONFIRM.1
 );
 // A poll's answers are used well before a promise given after it could have run out.
 const _: () = assert!(POLL_FRESH.times(2).at_most(ELECTION_MAX));
@@ -76,10 +72,7 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Self {
-        Timing {
-            lease: DEFAULT_LEASE,
-            hang_after: DEFAULT_HANG_AFTER,
-        }
+        Timing { lease: DEFAULT_LEASE, hang_after: DEFAULT_HANG_AFTER }
     }
 }
 
@@ -145,32 +138,14 @@ impl Fractions {
     pub fn check(&self) -> Result<(), BrokenRelation> {
         let slack = self.lease.saturating_sub(self.promise_counts);
         let relations = [
-            (
-                self.heartbeat >= Duration::from_millis(20),
-                BrokenRelation::HeartbeatTooFast,
-            ),
-            (
-                self.renewal * 4 <= self.promise_counts,
-                BrokenRelation::RenewalTooSlow,
-            ),
-            (
-                self.heartbeat * 2 <= self.election_min,
-                BrokenRelation::ElectionTooSoon,
-            ),
-            (
-                self.election_min * 2 <= self.election_max,
-                BrokenRelation::NoElectionSpread,
-            ),
-            (
-                self.election_max * 2 <= self.lease,
-                BrokenRelation::ElectionTooLate,
-            ),
+            (self.heartbeat >= Duration::from_millis(20), BrokenRelation::HeartbeatTooFast),
+            (self.renewal * 4 <= self.promise_counts, BrokenRelation::RenewalTooSlow),
+            (self.heartbeat * 2 <= self.election_min, BrokenRelation::ElectionTooSoon),
+            (self.election_min * 2 <= self.election_max, BrokenRelation::NoElectionSpread),
+            (self.election_max * 2 <= self.lease, BrokenRelation::ElectionTooLate),
             (self.fence_confirm <= slack, BrokenRelation::FenceTooLate),
             // The kernel counts it in seconds; one of them is spare.
-            (
-                self.leash >= self.lease + Duration::from_secs(1),
-                BrokenRelation::LeashTooShort,
-            ),
+            (self.leash >= self.lease + Duration::from_secs(1), BrokenRelation::LeashTooShort),
         ];
         match relations.into_iter().find(|(holds, _)| !holds) {
             Some((_, broken)) => Err(broken),
@@ -219,10 +194,7 @@ mod tests {
 
     #[test]
     fn a_lease_out_of_range_breaks_one() {
-        assert_eq!(
-            Fractions::of(Duration::from_millis(100)).check(),
-            Err(BrokenRelation::HeartbeatTooFast)
-        );
+        assert_eq!(Fractions::of(Duration::from_millis(100)).check(), Err(BrokenRelation::HeartbeatTooFast));
     }
 
     #[test]
@@ -238,11 +210,7 @@ mod tests {
     #[test]
     fn the_leash_is_whole_seconds_above_the_lease() {
         for (ms, secs) in [(200, 2), (1_000, 2), (1_001, 3), (1_500, 3), (60_000, 61)] {
-            assert_eq!(
-                Fractions::of(Duration::from_millis(ms)).leash_secs(),
-                secs,
-                "{ms}"
-            );
+            assert_eq!(Fractions::of(Duration::from_millis(ms)).leash_secs(), secs, "{ms}");
         }
     }
 }
