@@ -32,7 +32,9 @@ impl fmt::Display for Capability {
 #[non_exhaustive]
 pub enum VipError {
     /// The process lacks a capability.
-    #[error("{what} needs {capability}: run as root, or grant it to the service (AmbientCapabilities={capability})")]
+    #[error(
+        "{what} needs {capability}: run as root, or grant it to the service (AmbientCapabilities={capability})"
+    )]
     MissingCapability {
         /// The one that is missing.
         capability: Capability,
@@ -48,8 +50,18 @@ pub enum VipError {
         /// As configured.
         name: String,
     },
+    /// The VIP is an IPv6 address and the interface is told to have none.
+    #[error(
+        "IPv6 is disabled on {name}: set net.ipv6.conf.{name}.disable_ipv6 = 0, or choose an IPv4 VIP"
+    )]
+    Ipv6Disabled {
+        /// As configured.
+        name: String,
+    },
     /// ARP and neighbour discovery need a six-byte hardware address.
-    #[error("interface {name} has no Ethernet address, so nobody there can be told where the VIP is")]
+    #[error(
+        "interface {name} has no Ethernet address, so nobody there can be told where the VIP is"
+    )]
     NotEthernet {
         /// As configured.
         name: String,
@@ -67,7 +79,9 @@ pub enum VipError {
         fault: &'static str,
     },
     /// No answer in time. The request may still take effect, in the order asked.
-    #[error("{what} took longer than {after:?}; the kernel's network lock is probably held by something slow")]
+    #[error(
+        "{what} took longer than {after:?}; the kernel's network lock is probably held by something slow"
+    )]
     TimedOut {
         /// What was asked.
         what: &'static str,
@@ -121,7 +135,7 @@ impl VipError {
     /// Turns an errno into an error, `EPERM` into the missing capability.
     pub(super) fn from_errno(errno: Errno, capability: Capability, what: &'static str) -> Self {
         match errno {
-            Errno::EPERM | Errno::EACCES => VipError::MissingCapability { capability, what },
+            Errno::EPERM => VipError::MissingCapability { capability, what },
             errno => VipError::Kernel { what, errno },
         }
     }

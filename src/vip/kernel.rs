@@ -18,6 +18,7 @@ use std::{
 };
 
 use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -73,7 +74,10 @@ impl Kernel {
             .name("vip".into())
             .stack_size(256 * 1024)
             .spawn(move || worker.run(queue))
-            .map_err(|source| VipError::Io { what: "starting the VIP's kernel thread", source })?;
+            .map_err(|source| VipError::Io {
+                what: "starting the VIP's kernel thread",
+                source,
+            })?;
         Ok(Kernel { jobs, shared })
     }
 
@@ -93,7 +97,8 @@ impl Kernel {
     /// Puts the VIP there for `seconds`; true when it was not there before.
     pub(super) async fn hold(&self, seconds: u32) -> Result<bool, VipError> {
         let drops = self.shared.drops.load(Ordering::SeqCst);
-        self.ask("holding the VIP", move |worker| worker.hold(seconds, drops)).await
+        self.ask("holding the VIP", move |worker| worker.hold(seconds, drops))
+            .await
     }
 
     /// Removes the VIP wherever it is on this host. Runs even if the caller stops waiting.
@@ -120,14 +125,18 @@ impl Kernel {
     pub(super) async fn lost(&self) -> Result<bool, VipError> {
         self.ask("looking for the VIP", |worker| {
             let (link, entries) = worker.look()?;
-            let stands = link.is_some_and(|link| entries.iter().any(|entry| entry.index == link.index));
+            let stands =
+                link.is_some_and(|link| entries.iter().any(|entry| entry.index == link.index));
             Ok(!stands && worker.shared.held.swap(false, Ordering::SeqCst))
         })
         .await
     }
 
     pub(super) async fn own_macs(&self) -> Result<Vec<[u8; 6]>, VipError> {
-        self.ask("listing the interfaces", |worker| worker.with_channel(address::own_macs)).await
+        self.ask("listing the interfaces", |worker| {
+            worker.with_channel(address::own_macs)
+        })
+        .await
     }
 
     async fn ask<T: Send + 'static>(
@@ -152,11 +161,17 @@ impl Kernel {
     }
 }
 
-async fn wait<T>(what: &'static str, answer: oneshot::Receiver<Result<T, VipError>>) -> Result<T, VipError> {
+async fn wait<T>(
+    what: &'static str,
+    answer: oneshot::Receiver<Result<T, VipError>>,
+) -> Result<T, VipError> {
     match tokio::time::timeout(ANSWER_WITHIN, answer).await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(VipError::Closed),
-        Err(_) => Err(VipError::TimedOut { what, after: ANSWER_WITHIN }),
+        Err(_) => Err(VipError::TimedOut {
+            what,
+            after: ANSWER_WITHIN,
+        }),
     }
 }
 
@@ -182,10 +197,24 @@ impl Worker {
             return Err(VipError::Superseded);
         }
         let Some(link) = self.link()? else {
-            return Err(VipError::NoInterface { name: self.interface.clone() });
+            return Err(VipError::NoInterface {
+                name: self.interface.clone(),
+            });
         };
         let address = self.address;
-        let newly_added = self.with_channel(|channel| address::put(channel, address, &link, seconds))?;
+        let newly_added =
+            match self.with_channel(|channel| address::put(channel, address, &link, seconds)) {
+                // This refusal is the kernel's word for "IPv6 is disabled", which nobody would guess from it.
+                Err(VipError::Kernel {
+                    errno: Errno::EACCES,
+                    ..
+                }) if address.is_ipv6() => {
+                    return Err(VipError::Ipv6Disabled {
+                        name: self.interface.clone(),
+                    });
+                }
+                put => put?,
+            };
         self.shared.held.store(true, Ordering::SeqCst);
         if self.shared.drops.load(Ordering::SeqCst) != drops {
             self.clear()?;
@@ -200,7 +229,8 @@ impl Worker {
         // Without knowing the interface the table itself still tells where the VIP is.
         let link = self.link().unwrap_or_default();
         let address = self.address;
-        let removed = self.with_channel(|channel| address::clear(channel, address, link.as_ref()))?;
+        let removed =
+            self.with_channel(|channel| address::clear(channel, address, link.as_ref()))?;
         self.drops_done = asked;
         Ok(removed)
     }
@@ -218,15 +248,97 @@ impl Worker {
     }
 
     /// Opens the socket on first use and again after a failure of the socket itself.
-    fn with_channel<T>(&mut self, job: impl FnOnce(&mut Channel) -> Result<T, VipError>) -> Result<T, VipError> {
+    fn with_channel<T>(
+        &mut self,
+        job: impl FnOnce(&mut Channel) -> Result<T, VipError>,
+    ) -> Result<T, VipError> {
         let channel = match &mut self.channel {
             Some(channel) => channel,
             closed => closed.insert(Channel::open(NETLINK_ROUTE)?),
         };
         let result = job(channel);
-        if matches!(result, Err(VipError::Io { .. } | VipError::TimedOut { .. } | VipError::Malformed { .. })) {
+        if matches!(
+            result,
+            Err(VipError::Io { .. } | VipError::TimedOut { .. } | VipError::Malformed { .. })
+        ) {
             self.channel = None;
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// A documentation address on an interface that does not exist: nothing on the host can be touched.
+    fn kernel() -> Kernel {
+        Kernel::start("192.0.2.7".parse().unwrap(), "no-such-link0").unwrap()
+    }
+
+    /// Keeps the thread busy, as a held network lock would.
+    fn block(kernel: &Kernel, time: Duration) {
+        kernel
+            .submit(Box::new(move |_| thread::sleep(time)))
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_longer_than_the_bound() {
+        let kernel = kernel();
+        block(&kernel, ANSWER_WITHIN * 4);
+        let start = Instant::now();
+        let (held, dropped) = tokio::join!(kernel.hold(1), kernel.drop_address());
+        assert!(matches!(held, Err(VipError::TimedOut { .. })));
+        assert!(matches!(dropped, Err(VipError::TimedOut { .. })));
+        assert!(start.elapsed() < ANSWER_WITHIN * 2, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_not_begun_but_a_drop_is() {
+        let kernel = kernel();
+        block(&kernel, ANSWER_WITHIN + ANSWER_WITHIN / 2);
+        let begun = Arc::new(AtomicBool::new(false));
+        let mark = Arc::clone(&begun);
+        let late = kernel.ask("marking", move |_| {
+            mark.store(true, Ordering::SeqCst);
+            Ok(())
+        });
+        let (late, dropped) = tokio::join!(late, kernel.drop_address());
+        assert!(late.is_err() && dropped.is_err());
+        let done = kernel
+            .ask("counting drops", |worker| Ok(worker.drops_done))
+            .await
+            .unwrap();
+        assert_eq!(done, 1);
+        assert!(!begun.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn a_drop_that_finds_the_queue_full_is_carried_out() {
+        let kernel = kernel();
+        block(&kernel, ANSWER_WITHIN / 2);
+        while kernel.submit(Box::new(|_| {})).is_ok() {}
+        assert!(matches!(kernel.drop_address().await, Err(VipError::Busy)));
+        tokio::time::sleep(ANSWER_WITHIN).await;
+        let done = kernel
+            .ask("counting drops", |worker| Ok(worker.drops_done))
+            .await
+            .unwrap();
+        assert_eq!(done, 1);
+    }
+
+    #[tokio::test]
+    async fn a_hold_from_before_a_drop_is_refused() {
+        let kernel = kernel();
+        block(&kernel, ANSWER_WITHIN / 4);
+        let (held, _) = tokio::join!(kernel.hold(1), kernel.drop_address());
+        assert!(matches!(held, Err(VipError::Superseded)));
+        assert!(
+            matches!(kernel.hold(1).await, Err(VipError::NoInterface { .. })),
+            "a later one is not"
+        );
     }
 }

@@ -27,11 +27,11 @@ use tokio::{
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 
+use self::{address::Link, kernel::Kernel, packet::PacketSocket, watch::Watch};
 pub use self::{
     error::{Capability, VipError},
     sockets::{destroy_address, destroy_port},
 };
-use self::{address::Link, kernel::Kernel, packet::PacketSocket, watch::Watch};
 
 /// When the bursts of an [`AnnounceSeries`] go out. A switch that just came up, or a receiver that dropped the first,
 /// is reached by a later one.
@@ -114,7 +114,10 @@ pub struct Vip {
 
 impl std::fmt::Debug for Vip {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Vip").field("spec", &self.spec).field("held", &self.kernel.held()).finish_non_exhaustive()
+        f.debug_struct("Vip")
+            .field("spec", &self.spec)
+            .field("held", &self.kernel.held())
+            .finish_non_exhaustive()
     }
 }
 
@@ -132,11 +135,24 @@ impl Vip {
         let kernel = Kernel::start(spec.address, &spec.interface)?;
         kernel.check_right().await?;
         let (sender, events) = mpsc::channel(EVENTS);
-        let mut watch =
-            Watch::open(spec.address, &spec.interface, kernel.clone(), Arc::clone(&packets), sender)?;
+        let mut watch = Watch::open(
+            spec.address,
+            &spec.interface,
+            kernel.clone(),
+            Arc::clone(&packets),
+            sender,
+        )?;
         watch.start_from(kernel.link().await?);
         let watch = tokio::spawn(watch.run());
-        Ok((Vip { spec, kernel, packets, watch }, events))
+        Ok((
+            Vip {
+                spec,
+                kernel,
+                packets,
+                watch,
+            },
+            events,
+        ))
     }
 
     /// As given to [`Vip::open`].
@@ -168,20 +184,33 @@ impl Vip {
     /// Announces now and at the later times of [`ANNOUNCE_AT`], until the VIP is no longer held or the series is
     /// dropped.
     pub fn announce_series(&self) -> AnnounceSeries {
-        let (spec, kernel, packets) = (self.spec.clone(), self.kernel.clone(), Arc::clone(&self.packets));
-        AnnounceSeries { task: tokio::spawn(async move { series(&spec, &kernel, &packets).await }) }
+        let (spec, kernel, packets) = (
+            self.spec.clone(),
+            self.kernel.clone(),
+            Arc::clone(&self.packets),
+        );
+        AnnounceSeries {
+            task: tokio::spawn(async move { series(&spec, &kernel, &packets).await }),
+        }
     }
 
     /// Whether the VIP stands on this host now, on any interface.
     pub async fn present(&self) -> Result<Option<Presence>, VipError> {
         let (link, entries) = self.kernel.look().await?;
         let remaining = |valid: Option<Duration>| valid.map_or(Remaining::Forever, Remaining::For);
-        let Some(longest) = entries.iter().map(|entry| remaining(entry.valid)).max() else { return Ok(None) };
-        let on_interface = link.is_some_and(|link| entries.iter().any(|entry| entry.index == link.index));
-        Ok(Some(Presence { remaining: longest, on_interface }))
+        let Some(longest) = entries.iter().map(|entry| remaining(entry.valid)).max() else {
+            return Ok(None);
+        };
+        let on_interface =
+            link.is_some_and(|link| entries.iter().any(|entry| entry.index == link.index));
+        Ok(Some(Presence {
+            remaining: longest,
+            on_interface,
+        }))
     }
 
-    /// Resets all TCP connections whose local address is the VIP and returns how many. Bounded to one second.
+    /// Resets all TCP connections whose local address is the VIP and returns how many. Bounded to one second. Before
+    /// [`Vip::drop_address`] clients hear of it, after it IPv4 clients do not; see [`destroy_address`].
     pub async fn destroy_sockets(&self) -> Result<usize, VipError> {
         destroy_address(self.spec.address).await
     }
@@ -208,7 +237,12 @@ impl Vip {
             answers.send(&question, link.index)?;
             match timeout_at(start + within * round / PROBES, &mut foreign).await {
                 Ok(Ok(mac)) => return Ok(Some(mac)),
-                Ok(Err(source)) => return Err(VipError::Io { what: "probing for the VIP", source }),
+                Ok(Err(source)) => {
+                    return Err(VipError::Io {
+                        what: "probing for the VIP",
+                        source,
+                    });
+                }
                 Err(_) => {}
             }
         }
@@ -226,7 +260,9 @@ impl AnnounceSeries {
     /// Waits for the end of the series; how many bursts went out.
     pub async fn finished(mut self) -> usize {
         let last = ANNOUNCE_AT[ANNOUNCE_AT.len() - 1] + Duration::from_secs(2);
-        timeout(last, &mut self.task).await.map_or(0, |ended| ended.unwrap_or(0))
+        timeout(last, &mut self.task)
+            .await
+            .map_or(0, |ended| ended.unwrap_or(0))
     }
 
     /// Whether the series has ended.
@@ -249,7 +285,9 @@ async fn series(spec: &VipSpec, kernel: &Kernel, packets: &PacketSocket) -> usiz
         match announce(spec, kernel, packets).await {
             Ok(()) => sent += 1,
             Err(VipError::NotHeld) => break,
-            Err(fault) => tracing::warn!(address = %spec.address, error = %fault, "announcing the VIP failed"),
+            Err(fault) => {
+                tracing::warn!(address = %spec.address, error = %fault, "announcing the VIP failed")
+            }
         }
     }
     sent
@@ -269,26 +307,40 @@ async fn announce(spec: &VipSpec, kernel: &Kernel, packets: &PacketSocket) -> Re
 
 async fn usable(spec: &VipSpec, kernel: &Kernel) -> Result<(Link, [u8; 6]), VipError> {
     let name = || spec.interface.clone();
-    let link = kernel.link().await?.ok_or_else(|| VipError::NoInterface { name: name() })?;
-    let mac = link.mac.ok_or_else(|| VipError::NotEthernet { name: name() })?;
+    let link = kernel
+        .link()
+        .await?
+        .ok_or_else(|| VipError::NoInterface { name: name() })?;
+    let mac = link
+        .mac
+        .ok_or_else(|| VipError::NotEthernet { name: name() })?;
     Ok((link, mac))
 }
 
 fn whole_seconds(lifetime: Duration) -> u32 {
-    let seconds = lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0);
+    let seconds = lifetime
+        .as_secs()
+        .saturating_add(u64::from(lifetime.subsec_nanos() > 0));
     // u32::MAX would mean "for ever" to the kernel.
     seconds.clamp(1, u64::from(u32::MAX - 1)) as u32
 }
 
 fn validate(spec: &VipSpec) -> Result<(), VipError> {
     let name = &spec.interface;
-    let fault = if spec.address.is_unspecified() || spec.address.is_multicast() || spec.address.is_loopback() {
+    let fault = if spec.address.is_unspecified()
+        || spec.address.is_multicast()
+        || spec.address.is_loopback()
+    {
         "it must be a unicast address that others can reach"
     } else if spec.address != spec.address.to_canonical() {
         "write an IPv4 address as such, not mapped into IPv6"
     } else if spec.prefix_len == 0 || spec.prefix_len > address::full_length(spec.address) {
         "the prefix length must be 1 to 32 for IPv4, 1 to 128 for IPv6"
-    } else if name.is_empty() || name.len() > LONGEST_NAME || name.contains(['/', '\0']) || name.contains(char::is_whitespace) {
+    } else if name.is_empty()
+        || name.len() > LONGEST_NAME
+        || name.contains(['/', '\0'])
+        || name.contains(char::is_whitespace)
+    {
         "an interface name has 1 to 15 characters, no slash and no blank"
     } else {
         return Ok(());
@@ -335,7 +387,10 @@ mod tests {
             spec("10.0.0.100", 24, "a-name-too-long-for-it"),
             spec("10.0.0.100", 24, "et h0"),
         ] {
-            assert!(matches!(validate(&wrong), Err(VipError::InvalidSpec { .. })), "{wrong:?}");
+            assert!(
+                matches!(validate(&wrong), Err(VipError::InvalidSpec { .. })),
+                "{wrong:?}"
+            );
         }
     }
 }

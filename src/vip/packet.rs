@@ -12,7 +12,10 @@ use std::{
 
 use nix::{
     errno::Errno,
-    sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind, recvfrom, sendto, socket},
+    sys::socket::{
+        AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind, recvfrom,
+        sendto, socket,
+    },
 };
 use socket2::SockRef;
 use tokio::io::{Interest, unix::AsyncFd};
@@ -47,7 +50,11 @@ impl PacketSocket {
         SockRef::from(&fd)
             .attach_filter(&frames::filter(address))
             .map_err(|source| VipError::Io { what, source })?;
-        bind(fd.as_raw_fd(), &link_address(frames::ethertype(address), 0, [0; 6])).map_err(refused)?;
+        bind(
+            fd.as_raw_fd(),
+            &link_address(frames::ethertype(address), 0, [0; 6]),
+        )
+        .map_err(refused)?;
         let fd = watched(fd).map_err(|source| VipError::Io { what, source })?;
         Ok(PacketSocket { fd, address })
     }
@@ -57,7 +64,11 @@ impl PacketSocket {
         let to = link_address(frame.ethertype, index, frame.to);
         match sendto(self.fd.as_raw_fd(), &frame.body, &to, MsgFlags::empty()) {
             Ok(_) => Ok(()),
-            Err(errno) => Err(VipError::from_errno(errno, Capability::NetRaw, "sending address resolution")),
+            Err(errno) => Err(VipError::from_errno(
+                errno,
+                Capability::NetRaw,
+                "sending address resolution",
+            )),
         }
     }
 
@@ -75,13 +86,18 @@ impl PacketSocket {
                 Err(fault) if fault.raw_os_error() == Some(Errno::ENETDOWN as i32) => continue,
                 Err(fault) => return Err(fault),
             };
-            let Some((from, source)) = from.and_then(|from| Some((from, from.addr()?))) else { continue };
+            let Some((from, source)) = from.and_then(|from| Some((from, from.addr()?))) else {
+                continue;
+            };
             if from.pkttype() == libc::PACKET_OUTGOING {
                 continue;
             }
             let body = &buffer[..length.min(LONGEST)];
             if let Some(mac) = frames::claimant(self.address, body, source) {
-                return Ok(Claim { mac, index: from.ifindex() as u32 });
+                return Ok(Claim {
+                    mac,
+                    index: from.ifindex() as u32,
+                });
             }
         }
     }

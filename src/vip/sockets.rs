@@ -26,6 +26,9 @@ const PASSES: usize = 3;
 
 /// Resets every TCP connection whose local address is `address`, also where an IPv6 socket serves an IPv4 client.
 /// Returns how many. Needs `CAP_NET_ADMIN`; bounded to one second.
+///
+/// Call it while the address still stands, and again once it is gone: without it an IPv4 connection is closed on this
+/// side, but its reset finds no way out and the client hears nothing.
 pub async fn destroy_address(address: IpAddr) -> Result<usize, VipError> {
     let address = address.to_canonical();
     destroy(0, move |id| id.source_address.to_canonical() == address).await
@@ -35,7 +38,10 @@ pub async fn destroy_address(address: IpAddr) -> Result<usize, VipError> {
 /// ends to spare; port 0 there means every port of that address. Returns how many. Needs `CAP_NET_ADMIN`; bounded to
 /// one second.
 pub async fn destroy_port(port: u16, except: &[SocketAddr]) -> Result<usize, VipError> {
-    let except: Vec<(IpAddr, u16)> = except.iter().map(|end| (end.ip().to_canonical(), end.port())).collect();
+    let except: Vec<(IpAddr, u16)> = except
+        .iter()
+        .map(|end| (end.ip().to_canonical(), end.port()))
+        .collect();
     destroy(port, move |id| {
         let remote = id.destination_address.to_canonical();
         let spared = |(address, port): &(IpAddr, u16)| {
@@ -46,9 +52,15 @@ pub async fn destroy_port(port: u16, except: &[SocketAddr]) -> Result<usize, Vip
     .await
 }
 
-async fn destroy(port: u16, wanted: impl Fn(&SocketId) -> bool + Send + 'static) -> Result<usize, VipError> {
+async fn destroy(
+    port: u16,
+    wanted: impl Fn(&SocketId) -> bool + Send + 'static,
+) -> Result<usize, VipError> {
     let what = "closing connections";
-    let late = || VipError::TimedOut { what, after: WITHIN };
+    let late = || VipError::TimedOut {
+        what,
+        after: WITHIN,
+    };
     let deadline = Instant::now() + WITHIN;
     let work = tokio::task::spawn_blocking(move || destroy_blocking(port, wanted, deadline));
     match tokio::time::timeout(WITHIN, work).await {
@@ -96,15 +108,25 @@ fn destroy_blocking(
 
 fn list(channel: &mut Channel, family: u8, port: u16) -> Result<Vec<SocketId>, VipError> {
     let what = "listing connections";
-    let mut id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    let mut id = if family == AF_INET {
+        SocketId::new_v4()
+    } else {
+        SocketId::new_v6()
+    };
     id.source_port = port;
     let answers = channel.dump(what, SockDiagMessage::InetRequest(request(family, id)))?;
     let parse = |body: &[u8]| {
         InetResponse::parse(body)
             .map(|response| response.header.socket_id)
-            .map_err(|fault| VipError::Malformed { what, fault: fault.to_string() })
+            .map_err(|fault| VipError::Malformed {
+                what,
+                fault: fault.to_string(),
+            })
     };
-    answers.iter().map(|answer| parse(&answer.payload)).collect()
+    answers
+        .iter()
+        .map(|answer| parse(&answer.payload))
+        .collect()
 }
 
 /// False when the connection ended by itself meanwhile.
@@ -112,8 +134,14 @@ fn destroy_one(channel: &mut Channel, family: u8, id: SocketId) -> Result<bool, 
     let message = SockDiagDestroy::new(SockDiagMessage::InetRequest(request(family, id)));
     match channel.request("closing a connection", message, 0) {
         Ok(_) => Ok(true),
-        Err(VipError::Kernel { errno: Errno::ENOENT | Errno::ESTALE, .. }) => Ok(false),
-        Err(VipError::Kernel { errno: Errno::EOPNOTSUPP, .. }) => Err(VipError::NoSocketDestroy),
+        Err(VipError::Kernel {
+            errno: Errno::ENOENT | Errno::ESTALE,
+            ..
+        }) => Ok(false),
+        Err(VipError::Kernel {
+            errno: Errno::EOPNOTSUPP,
+            ..
+        }) => Err(VipError::NoSocketDestroy),
         Err(fault) => Err(fault),
     }
 }

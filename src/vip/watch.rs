@@ -46,6 +46,7 @@ pub(super) struct Watch {
     kernel: Kernel,
     packets: Arc<PacketSocket>,
     changes: TokioSocket,
+    buffer: Vec<u8>,
     events: mpsc::Sender<VipEvent>,
     /// What was last known of the interface.
     link: Option<Link>,
@@ -63,15 +64,22 @@ impl Watch {
         packets: Arc<PacketSocket>,
         events: mpsc::Sender<VipEvent>,
     ) -> Result<Watch, VipError> {
-        let io = |source| VipError::Io { what: "subscribing to address changes", source };
+        let io = |source| VipError::Io {
+            what: "subscribing to address changes",
+            source,
+        };
         let mut changes = TokioSocket::new(NETLINK_ROUTE).map_err(io)?;
-        changes.socket_mut().bind(&SocketAddr::new(0, GROUPS)).map_err(io)?;
+        changes
+            .socket_mut()
+            .bind(&SocketAddr::new(0, GROUPS))
+            .map_err(io)?;
         Ok(Watch {
             address,
             interface: interface.to_owned(),
             kernel,
             packets,
             changes,
+            buffer: Vec::with_capacity(netlink::BUFFER),
             events,
             link: None,
             look_at_address: false,
@@ -97,8 +105,8 @@ impl Watch {
         let look_again = Instant::now() + LOOK_AGAIN;
         tokio::select! {
             () = self.events.closed() => return None,
-            change = self.changes.recv_from_full() => match change {
-                Ok((datagram, _)) => self.note(&datagram),
+            change = self.changes.recv(&mut self.buffer) => match change {
+                Ok(()) => self.note(),
                 // Too much happened to be told of: look at everything.
                 Err(fault) if fault.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
                     self.look_at_address = true;
@@ -116,23 +124,37 @@ impl Watch {
     }
 
     /// Notes from a kernel message what needs a look.
-    fn note(&mut self, datagram: &[u8]) {
-        for message in netlink::split(datagram) {
-            let Ok(message) = message else { return };
+    fn note(&mut self) {
+        let datagram = std::mem::take(&mut self.buffer);
+        for message in netlink::split(&datagram) {
+            // What cannot be read may concern us.
+            let Ok(message) = message else {
+                self.look_at_address = true;
+                self.look_at_link = true;
+                break;
+            };
             match message.message_type() {
                 RTM_NEWLINK | RTM_DELLINK => {
                     let ours = |link: Link| {
-                        link.name == self.interface || self.link.as_ref().is_some_and(|known| known.index == link.index)
+                        link.name == self.interface
+                            || self
+                                .link
+                                .as_ref()
+                                .is_some_and(|known| known.index == link.index)
                     };
                     self.look_at_link |= Link::parse(message.payload()).is_none_or(ours);
                 }
                 RTM_DELADDR => {
-                    let ours = |message: AddressMessage| address::owner(&message) == Some(self.address);
-                    self.look_at_address |= AddressMessage::parse(message.payload()).map_or(true, ours);
+                    let ours =
+                        |message: AddressMessage| address::owner(&message) == Some(self.address);
+                    self.look_at_address |=
+                        AddressMessage::parse(message.payload()).map_or(true, ours);
                 }
                 _ => {}
             }
         }
+        self.buffer = datagram;
+        self.buffer.clear();
     }
 
     /// Compares with what was known and reports; what could not be looked at stays noted.
@@ -153,7 +175,10 @@ impl Watch {
             let (before, now) = (up(&self.link), up(&link));
             self.link = link;
             if before != now {
-                self.events.send(VipEvent::LinkChanged { up: now }).await.ok()?;
+                self.events
+                    .send(VipEvent::LinkChanged { up: now })
+                    .await
+                    .ok()?;
             }
         }
         Some(())
@@ -166,12 +191,19 @@ impl Watch {
             return Some(());
         }
         self.judge_from = now + JUDGE_EVERY;
-        let Ok(Some(link)) = self.kernel.link().await else { return Some(()) };
+        let Ok(Some(link)) = self.kernel.link().await else {
+            return Some(());
+        };
         // A host with two interfaces on one network answers for the VIP on both, with either's hardware address.
-        let Ok(own) = self.kernel.own_macs().await else { return Some(()) };
+        let Ok(own) = self.kernel.own_macs().await else {
+            return Some(());
+        };
         if link.index == claim.index && !own.contains(&claim.mac) && self.kernel.held() {
             self.judge_from = now + CONFLICT_EVERY;
-            self.events.send(VipEvent::Conflict { mac: claim.mac }).await.ok()?;
+            self.events
+                .send(VipEvent::Conflict { mac: claim.mac })
+                .await
+                .ok()?;
         }
         Some(())
     }
