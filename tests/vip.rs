@@ -149,6 +149,11 @@ fn hosts<const N: usize>() -> Option<[Host; N]> {
     made.try_into().ok()
 }
 
+/// Patient enough for a busy test machine; the bound itself is tested beside the code.
+async fn open(spec: VipSpec) -> Result<(Vip, mpsc::Receiver<VipEvent>), VipError> {
+    Vip::open(spec, Duration::from_secs(5)).await
+}
+
 fn ip(arguments: &str) -> String {
     let output = Command::new("ip")
         .args(arguments.split_whitespace())
@@ -281,7 +286,7 @@ fn hold_puts_a_host_address_with_a_lifetime() {
         host.run_async(move || async move {
             lone("e0");
             net.give_own(0, "e0");
-            let (vip, mut events) = Vip::open(net.spec("e0")).await.unwrap();
+            let (vip, mut events) = open(net.spec("e0")).await.unwrap();
             assert_eq!(vip.present().await.unwrap(), None);
             assert!(
                 vip.hold(Duration::from_millis(7001))
@@ -332,7 +337,7 @@ fn the_kernel_removes_it_when_nobody_refreshes() {
         let Some([host]) = hosts() else { return };
         host.run_async(move || async move {
             lone("e0");
-            let (vip, mut events) = Vip::open(net.spec("e0")).await.unwrap();
+            let (vip, mut events) = open(net.spec("e0")).await.unwrap();
             // The host's own address comes after the VIP: the order in which its expiry could take it along.
             vip.hold(LONG).await.unwrap();
             net.give_own(0, "e0");
@@ -370,7 +375,7 @@ fn a_refresh_extends_it_without_a_gap() {
         let Some([host]) = hosts() else { return };
         host.run_async(move || async move {
             lone("e0");
-            let (vip, mut events) = Vip::open(net.spec("e0")).await.unwrap();
+            let (vip, mut events) = open(net.spec("e0")).await.unwrap();
             let start = Instant::now();
             assert!(vip.hold(Duration::from_secs(1)).await.unwrap().newly_added);
             while start.elapsed() < Duration::from_secs(4) {
@@ -393,7 +398,7 @@ fn hold_and_drop_are_fast() {
         let Some([host]) = hosts() else { return };
         host.run_async(move || async move {
             lone("e0");
-            let (vip, _events) = Vip::open(net.spec("e0")).await.unwrap();
+            let (vip, _events) = open(net.spec("e0")).await.unwrap();
             let (mut holds, mut drops) = (Vec::new(), Vec::new());
             for _ in 0..200 {
                 let start = Instant::now();
@@ -425,7 +430,7 @@ fn a_drop_wins_over_a_hold_asked_for_before() {
         let Some([host]) = hosts() else { return };
         host.run_async(move || async move {
             lone("e0");
-            let (vip, mut events) = Vip::open(net.spec("e0")).await.unwrap();
+            let (vip, mut events) = open(net.spec("e0")).await.unwrap();
             let mut superseded = 0;
             for _ in 0..50 {
                 let (held, dropped) = tokio::join!(vip.hold(LONG), vip.drop_address());
@@ -470,7 +475,7 @@ fn stale_copies_are_found_and_removed() {
                     .lines()
                     .count()
             };
-            let (vip, mut events) = Vip::open(net.spec("e0")).await.unwrap();
+            let (vip, mut events) = open(net.spec("e0")).await.unwrap();
 
             stale("e1");
             let stands = Presence {
@@ -502,7 +507,7 @@ fn the_vip_is_never_the_source_of_the_hosts_own_connections() {
             let Some([host]) = hosts() else { return };
             host.run_async(move || async move {
                 lone("e0");
-                let (vip, _events) = Vip::open(net.spec("e0")).await.unwrap();
+                let (vip, _events) = open(net.spec("e0")).await.unwrap();
                 if own_first {
                     net.give_own(0, "e0");
                 }
@@ -557,7 +562,7 @@ fn an_interface_that_comes_late_and_comes_back() {
     both(|net| {
         let Some([host]) = hosts() else { return };
         host.run_async(move || async move {
-            let (vip, mut events) = Vip::open(net.spec("late0")).await.unwrap();
+            let (vip, mut events) = open(net.spec("late0")).await.unwrap();
             let fault = vip.hold(LONG).await.unwrap_err();
             assert!(matches!(&fault, VipError::NoInterface { name } if name == "late0"));
             assert!(
@@ -597,7 +602,7 @@ fn disabled_ipv6_is_named_as_such() {
         lone("e0");
         // What /proc/sys/net shows is the namespace of the thread that looks.
         std::fs::write("/proc/sys/net/ipv6/conf/e0/disable_ipv6", "1").unwrap();
-        let (vip, _events) = Vip::open(V6.spec("e0")).await.unwrap();
+        let (vip, _events) = open(V6.spec("e0")).await.unwrap();
         let fault = vip.hold(LONG).await.unwrap_err();
         assert!(
             matches!(&fault, VipError::Ipv6Disabled { name } if name == "e0"),
@@ -615,7 +620,7 @@ fn a_carrier_that_goes_and_returns_is_reported() {
             ip("link show dev e0").contains("LOWER_UP").then_some(())
         })
         .await;
-        let (_vip, mut events) = Vip::open(V4.spec("e0")).await.unwrap();
+        let (_vip, mut events) = open(V4.spec("e0")).await.unwrap();
         b.run(|| ip("link set dev e0 down"));
         assert_eq!(next(&mut events).await, VipEvent::LinkChanged { up: false });
         b.run(|| ip("link set dev e0 up"));
@@ -629,7 +634,7 @@ fn removal_by_somebody_else_is_reported_and_put_right() {
         let Some([host]) = hosts() else { return };
         host.run_async(move || async move {
             lone("e0");
-            let (vip, mut events) = Vip::open(net.spec("e0")).await.unwrap();
+            let (vip, mut events) = open(net.spec("e0")).await.unwrap();
             for _ in 0..3 {
                 assert!(vip.hold(LONG).await.unwrap().newly_added);
                 ip(&format!("addr del {}/{} dev e0", net.vip, net.full));
@@ -687,7 +692,7 @@ fn an_announcement_moves_the_neighbours_caches() {
             ))
         });
         b.run_async(move || async move {
-            let (vip, _events) = Vip::open(net.spec("e0")).await.unwrap();
+            let (vip, _events) = open(net.spec("e0")).await.unwrap();
             let learnt = until("the client learns the VIP", SOON, async || {
                 client.run(move || {
                     greet(net);
@@ -737,7 +742,7 @@ fn the_kernel_answers_for_the_vip_and_probe_finds_the_holder() {
         wire(&a, &b, net);
         let mac_b = b.run(|| mac_of("e0"));
         a.run_async(move || async move {
-            let (vip, _events) = Vip::open(net.spec("e0")).await.unwrap();
+            let (vip, _events) = open(net.spec("e0")).await.unwrap();
             let start = Instant::now();
             assert_eq!(vip.probe(Duration::from_millis(300)).await.unwrap(), None);
             let took = start.elapsed();
@@ -748,7 +753,7 @@ fn the_kernel_answers_for_the_vip_and_probe_finds_the_holder() {
 
             let (b, held) = (b, net.spec("e0"));
             b.run_async(move || async move {
-                let (vip, _events) = Vip::open(held).await.unwrap();
+                let (vip, _events) = open(held).await.unwrap();
                 vip.hold(LONG).await.unwrap();
             });
             let start = Instant::now();
@@ -767,12 +772,12 @@ fn a_second_holder_is_reported_and_not_too_often() {
         wire(&a, &b, net);
         let mac_b = b.run(|| mac_of("e0"));
         a.run_async(move || async move {
-            let (vip, mut events) = Vip::open(net.spec("e0")).await.unwrap();
+            let (vip, mut events) = open(net.spec("e0")).await.unwrap();
             let spec = net.spec("e0");
             let announce_from_b = move |times: u32| {
                 let spec = spec.clone();
                 b.run_async(move || async move {
-                    let (vip, _events) = Vip::open(spec).await.unwrap();
+                    let (vip, _events) = open(spec).await.unwrap();
                     vip.hold(LONG).await.unwrap();
                     for _ in 0..times {
                         vip.announce().await.unwrap();
@@ -806,13 +811,13 @@ fn ones_own_second_interface_is_no_conflict() {
         a.run(|| lone("e1"));
         let (second, foreign) = (a.run(|| mac_of("e1")), b.run(|| mac_of("e0")));
         a.run_async(move || async move {
-            let (vip, mut events) = Vip::open(net.spec("e0")).await.unwrap();
+            let (vip, mut events) = open(net.spec("e0")).await.unwrap();
             vip.hold(LONG).await.unwrap();
             for (mac, conflict) in [(second, false), (foreign, true)] {
                 b.run_async(move || async move {
                     let text = mac.map(|byte| format!("{byte:02x}")).join(":");
                     ip(&format!("link set dev e0 address {text}"));
-                    let (vip, _events) = Vip::open(net.spec("e0")).await.unwrap();
+                    let (vip, _events) = open(net.spec("e0")).await.unwrap();
                     vip.hold(LONG).await.unwrap();
                     vip.announce().await.unwrap();
                 });
@@ -832,7 +837,7 @@ fn a_series_announces_for_four_seconds_and_stops_with_the_vip() {
     let Some([a, b]) = hosts() else { return };
     wire(&a, &b, V4);
     a.run_async(move || async move {
-        let (vip, _events) = Vip::open(V4.spec("e0")).await.unwrap();
+        let (vip, _events) = open(V4.spec("e0")).await.unwrap();
         let none: AnnounceSeries = vip.announce_series();
         assert_eq!(
             none.finished().await,
@@ -880,7 +885,7 @@ fn destroying_the_vips_connections_resets_both_ends() {
         let Some([a, b]) = hosts() else { return };
         wire(&a, &b, net);
         a.run_async(move || async move {
-            let (vip, _events) = Vip::open(net.spec("e0")).await.unwrap();
+            let (vip, _events) = open(net.spec("e0")).await.unwrap();
             vip.hold(LONG).await.unwrap();
             let listener = TcpListener::bind(listen).unwrap();
             let (mut by_own, mut own_client) = connect(&listener, &b, net.own[0].parse().unwrap());
@@ -914,7 +919,7 @@ fn connections_survive_the_address_and_are_destroyed_without_it() {
         let Some([a, b]) = hosts() else { return };
         wire(&a, &b, net);
         a.run_async(move || async move {
-            let (vip, _events) = Vip::open(net.spec("e0")).await.unwrap();
+            let (vip, _events) = open(net.spec("e0")).await.unwrap();
             vip.hold(LONG).await.unwrap();
             let any = if net.full == 32 {
                 "0.0.0.0:0"
@@ -948,7 +953,7 @@ fn destroying_a_port_reaches_every_address_but_the_spared() {
         let Some([a, b]) = hosts() else { return };
         wire(&a, &b, net);
         a.run_async(move || async move {
-            let (vip, _events) = Vip::open(net.spec("e0")).await.unwrap();
+            let (vip, _events) = open(net.spec("e0")).await.unwrap();
             vip.hold(LONG).await.unwrap();
             let listener = TcpListener::bind("[::]:0").unwrap();
             let other = TcpListener::bind("[::]:0").unwrap();
@@ -989,7 +994,7 @@ fn many_connections_are_destroyed_in_time() {
     wire(&a, &b, V4);
     a.run_async(move || async move {
         const MANY: usize = 400;
-        let (vip, _events) = Vip::open(V4.spec("e0")).await.unwrap();
+        let (vip, _events) = open(V4.spec("e0")).await.unwrap();
         vip.hold(LONG).await.unwrap();
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
         let pairs: Vec<_> = (0..MANY)
@@ -1029,7 +1034,7 @@ fn a_missing_capability_is_named() {
             host.run(|| lone("e0"));
             host.run_async(move || async move {
                 keep_capabilities(keep);
-                let fault = Vip::open(net.spec("e0")).await.unwrap_err();
+                let fault = open(net.spec("e0")).await.unwrap_err();
                 assert!(
                     matches!(fault, VipError::MissingCapability { capability, .. } if capability == missing),
                     "{fault}"
@@ -1047,7 +1052,7 @@ fn the_two_capabilities_suffice() {
         host.run(|| lone("e0"));
         host.run_async(move || async move {
             keep_capabilities(NET_ADMIN | NET_RAW);
-            let (vip, _events) = Vip::open(net.spec("e0")).await.unwrap();
+            let (vip, _events) = open(net.spec("e0")).await.unwrap();
             vip.hold(LONG).await.unwrap();
             vip.announce().await.unwrap();
             assert_eq!(vip.probe(Duration::from_millis(50)).await.unwrap(), None);

@@ -128,11 +128,16 @@ impl Drop for Vip {
 }
 
 impl Vip {
-    /// Checks the capabilities, starts watching. Changes nothing on the host; the interface need not exist.
-    pub async fn open(spec: VipSpec) -> Result<(Vip, mpsc::Receiver<VipEvent>), VipError> {
+    /// Checks the capabilities, starts watching. Changes nothing on the host; the interface need not exist. No call waits
+    /// for the kernel longer than `patience`: an eighth of the lease is what a fence can spare (S9), and some tens of
+    /// microseconds is what it takes when no other process keeps the kernel's network lock.
+    pub async fn open(
+        spec: VipSpec,
+        patience: Duration,
+    ) -> Result<(Vip, mpsc::Receiver<VipEvent>), VipError> {
         validate(&spec)?;
         let packets = Arc::new(PacketSocket::open(spec.address)?);
-        let kernel = Kernel::start(spec.address, &spec.interface)?;
+        let kernel = Kernel::start(spec.address, &spec.interface, patience)?;
         kernel.check_right().await?;
         let (sender, events) = mpsc::channel(EVENTS);
         let mut watch = Watch::open(
@@ -161,15 +166,15 @@ impl Vip {
     }
 
     /// Adds the VIP or prolongs it: the kernel removes it `valid_lft` (in whole seconds, rounded up, at least one) from
-    /// now unless this is called again. Any other copy of it on this host is removed. Takes at most a quarter second;
-    /// a future that is dropped before the kernel was asked does nothing.
+    /// now unless this is called again. Any other copy of it on this host is removed. When the caller stops waiting
+    /// before the kernel was asked, nothing is done.
     pub async fn hold(&self, valid_lft: Duration) -> Result<HoldOutcome, VipError> {
         let newly_added = self.kernel.hold(whole_seconds(valid_lft)).await?;
         Ok(HoldOutcome { newly_added })
     }
 
-    /// Removes the VIP from this host, from whichever interface it is on. No error when it was not there. Waits at most
-    /// a quarter second; the removal is carried out even if the future is dropped or times out, and a `hold` asked for
+    /// Removes the VIP from this host, from whichever interface it is on. No error when it was not there. The
+    /// removal is carried out even if the future is dropped or times out, and a `hold` asked for
     /// before can no longer bring the VIP back.
     pub async fn drop_address(&self) -> Result<(), VipError> {
         self.kernel.drop_address().await.map(|_| ())
