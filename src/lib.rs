@@ -2,7 +2,8 @@
 //!
 //! The crate's map, lowest layer first; imports point down (a test holds the code to it):
 //! - layer 0: [`cluster`] (vocabulary, replicated state, `apply`)
-//! - layer 2: [`wire`] (authenticated, encrypted peer connections)
+//! - layer 1: [`view`] (what this node knows), [`decide`] (what to do)
+//! - layer 2: [`config`] (the file), [`wire`] (authenticated, encrypted peer connections), [`vip`] (the floating address)
 //!
 //! The core decides and does no I/O; the shells act and decide nothing. ARCHITECTURE.md tells the protocol.
 
@@ -10,4 +11,5 @@ pub mod cluster;
 pub mod config;
 pub mod decide;
 pub mod view;
+pub mod vip;
 pub mod wire;
