@@ -6,9 +6,9 @@
 //! five seconds. `repl-timeout` and the ping period are read and reported, not changed: they belong to the
 //! operator's network.
 
+use super::Endpoint;
 use super::conn::{Answer, Named, command};
 use super::error::{Error, from_server, server_words};
-use super::Endpoint;
 use redis::Value;
 use std::time::Duration;
 
@@ -47,7 +47,8 @@ struct Wanted {
 }
 
 const ALLOW_CONFIG: &str = "allow +config|set to this user and do not rename CONFIG";
-const SET_IN_FILE: &str = "allow +config|set to this user, or set it so in the server's own config file";
+const SET_IN_FILE: &str =
+    "allow +config|set to this user, or set it so in the server's own config file";
 
 fn wanted(endpoint: &Endpoint, settings: &Settings) -> Vec<Wanted> {
     let fixed = [
@@ -56,9 +57,21 @@ fn wanted(endpoint: &Endpoint, settings: &Settings) -> Vec<Wanted> {
         ("replica-ignore-maxmemory", "yes"),
         ("repl-diskless-sync-delay", "0"),
     ];
-    let mut all: Vec<Wanted> =
-        fixed.into_iter().map(|(name, value)| Wanted { name, value: value.to_owned(), remedy: SET_IN_FILE }).collect();
-    let mut add = |name, value: String| all.push(Wanted { name, value, remedy: ALLOW_CONFIG });
+    let mut all: Vec<Wanted> = fixed
+        .into_iter()
+        .map(|(name, value)| Wanted {
+            name,
+            value: value.to_owned(),
+            remedy: SET_IN_FILE,
+        })
+        .collect();
+    let mut add = |name, value: String| {
+        all.push(Wanted {
+            name,
+            value,
+            remedy: ALLOW_CONFIG,
+        })
+    };
     if let Some(password) = &endpoint.password {
         add("masteruser", endpoint.username.clone().unwrap_or_default());
         add("masterauth", password.expose().to_owned());
@@ -72,8 +85,10 @@ fn wanted(endpoint: &Endpoint, settings: &Settings) -> Vec<Wanted> {
 
 /// The commands that enforce the settings and read the two that are only reported.
 pub(super) fn commands(endpoint: &Endpoint, settings: &Settings) -> Vec<Named> {
-    let mut all: Vec<Named> =
-        wanted(endpoint, settings).iter().map(|w| command("CONFIG SET", &["CONFIG", "SET", w.name, &w.value])).collect();
+    let mut all: Vec<Named> = wanted(endpoint, settings)
+        .iter()
+        .map(|w| command("CONFIG SET", &["CONFIG", "SET", w.name, &w.value]))
+        .collect();
     for name in ["repl-timeout", "repl-ping-replica-period"] {
         all.push(command("CONFIG GET", &["CONFIG", "GET", name]));
     }
@@ -104,7 +119,11 @@ pub(super) fn judge(
             .ok_or_else(|| super::error::unexpected(target, "CONFIG GET", &value))
     };
     let (repl_timeout, ping_period) = (seconds()?, seconds()?);
-    Ok(SettingsReport { repl_timeout, ping_period, links_will_flap: repl_timeout <= ping_period })
+    Ok(SettingsReport {
+        repl_timeout,
+        ping_period,
+        links_will_flap: repl_timeout <= ping_period,
+    })
 }
 
 /// A refused `CONFIG SET`, unless the refusal is about the instance's state and not about the setting.
@@ -115,9 +134,12 @@ pub(super) fn refused(
     err: &redis::ServerError,
 ) -> Error {
     match from_server(target, "CONFIG SET", err) {
-        Error::Denied { .. } | Error::Unexpected { .. } => {
-            Error::SettingRefused { target: target.to_owned(), setting, detail: server_words(err), remedy }
-        }
+        Error::Denied { .. } | Error::Unexpected { .. } => Error::SettingRefused {
+            target: target.to_owned(),
+            setting,
+            detail: server_words(err),
+            remedy,
+        },
         other => other,
     }
 }

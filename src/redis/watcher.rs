@@ -5,12 +5,12 @@
 //! (S7). A connection that was merely killed is replaced. Silence is told, never judged: how long is too long is
 //! the core's word. The watcher sends nothing but INFO.
 
+use super::Endpoint;
 use super::conn::{Conn, Named, command, text_of};
 use super::error::{Error, GoneKind, from_server};
 use super::info::{Info, InfoError, LoadingProgress};
 use super::outbox::{InstanceEvent, Outbox, Silence};
 use super::process::ProcRef;
-use super::Endpoint;
 use std::future::pending;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
+
+/// This many logins cut in a row are told.
+const CUT_LOGINS: u32 = 5;
 
 /// How a watcher spends its time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,8 +101,14 @@ impl Watcher {
             waiting_since: None,
             gone: false,
             replace_after: timing.replace_after,
+            cut_logins: 0,
         };
-        Self { pace, poke, process, tasks: [tokio::spawn(watch.run()), tokio::spawn(outbox.pump(events))] }
+        Self {
+            pace,
+            poke,
+            process,
+            tasks: [tokio::spawn(watch.run()), tokio::spawn(outbox.pump(events))],
+        }
     }
 
     /// Changes the time from one INFO to the next; takes effect at once.
@@ -114,7 +123,11 @@ impl Watcher {
 
     /// The instance's process, if it runs on this host, was verified and has not exited.
     pub fn process(&self) -> Option<ProcRef> {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(ProcRef::is_alive)
+        self.process
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .filter(ProcRef::is_alive)
     }
 }
 
@@ -150,6 +163,8 @@ struct Watch {
     /// A crash was told and nothing has answered since.
     gone: bool,
     replace_after: Duration,
+    /// Logins in a row that ended in a closed connection.
+    cut_logins: u32,
 }
 
 impl Watch {
@@ -255,7 +270,9 @@ impl Watch {
         self.answered();
         match answers.into_iter().next() {
             Some(Ok(value)) => {
-                let parsed = text_of(&value).ok_or(InfoError::NotText).and_then(|text| Info::parse(&text));
+                let parsed = text_of(&value)
+                    .ok_or(InfoError::NotText)
+                    .and_then(|text| Info::parse(&text));
                 match parsed {
                     Ok(info) => self.tell(conn, info, asked.elapsed()),
                     Err(source) => {
@@ -265,10 +282,14 @@ impl Watch {
                 }
             }
             Some(Err(refusal)) => match from_server(conn.target(), "INFO", &refusal) {
-                Error::Loading { .. } => self.outbox.put(InstanceEvent::Loading(LoadingProgress::default())),
+                Error::Loading { .. } => self
+                    .outbox
+                    .put(InstanceEvent::Loading(LoadingProgress::default())),
                 Error::Busy { .. } => self.outbox.put(InstanceEvent::Busy),
                 err @ Error::Auth { .. } => {
-                    self.outbox.put(InstanceEvent::AuthFailed { detail: err.to_string() });
+                    self.outbox.put(InstanceEvent::AuthFailed {
+                        detail: err.to_string(),
+                    });
                     return Err(End::Misconfigured);
                 }
                 err => return Err(self.nonsense(&err)),
@@ -286,19 +307,27 @@ impl Watch {
             self.looked_up = Some(info.run_id.clone());
         }
         if info.loading || info.async_loading {
-            self.outbox.put(InstanceEvent::Loading(info.loading_progress.unwrap_or_default()));
+            self.outbox.put(InstanceEvent::Loading(
+                info.loading_progress.unwrap_or_default(),
+            ));
         }
-        self.outbox.put(InstanceEvent::Info { info: Box::new(info), took });
+        self.outbox.put(InstanceEvent::Info {
+            info: Box::new(info),
+            took,
+        });
     }
 
     fn answered(&mut self) {
+        self.cut_logins = 0;
         self.waiting_since = None;
         self.gone = false;
         self.replace_after = self.timing.replace_after;
     }
 
     fn nonsense(&mut self, err: &Error) -> End {
-        self.outbox.put(InstanceEvent::ProtocolNonsense { detail: err.to_string() });
+        self.outbox.put(InstanceEvent::ProtocolNonsense {
+            detail: err.to_string(),
+        });
         End::Misconfigured
     }
 
@@ -318,11 +347,20 @@ impl Watch {
                 self.outbox.put(InstanceEvent::Unreachable { detail });
                 backoff
             }
-            // The login was cut: either it died this moment, then the next try is refused, or a fence closes all.
-            Error::Closed { .. } => backoff,
+            // The login was cut: it died this moment, then the next try is refused; or a fence closes all; or,
+            // when it goes on, maxclients is reached (the instance's words for that can be lost with the close).
+            Error::Closed { .. } => {
+                self.cut_logins += 1;
+                if self.cut_logins >= CUT_LOGINS {
+                    let detail = format!("{detail}; if that lasts, maxclients may be reached");
+                    self.outbox.put(InstanceEvent::Unreachable { detail });
+                }
+                backoff
+            }
             Error::Loading { .. } => {
                 self.answered();
-                self.outbox.put(InstanceEvent::Loading(LoadingProgress::default()));
+                self.outbox
+                    .put(InstanceEvent::Loading(LoadingProgress::default()));
                 backoff
             }
             Error::Busy { .. } => {
@@ -357,7 +395,10 @@ impl Watch {
 
     fn set_process(&mut self, process: Option<ProcRef>) {
         self.process.clone_from(&process);
-        *self.shared_process.lock().unwrap_or_else(PoisonError::into_inner) = process;
+        *self
+            .shared_process
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = process;
     }
 }
 
