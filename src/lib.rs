@@ -3,13 +3,15 @@
 //! The crate's map, lowest layer first; imports point down (a test holds the code to it):
 //! - layer 0: [`cluster`] (vocabulary, replicated state, `apply`)
 //! - layer 1: [`view`] (what this node knows), [`decide`] (what to do)
-//! - layer 2: [`config`] (the file), [`wire`] (authenticated, encrypted peer connections), [`vip`] (the floating address)
+//! - layer 2: [`config`] (the file), [`redis`] (watch and command the instance), [`vip`] (the floating address),
+//!   [`wire`] (authenticated, encrypted peer connections)
 //!
 //! The core decides and does no I/O; the shells act and decide nothing. ARCHITECTURE.md tells the protocol.
 
 pub mod cluster;
 pub mod config;
 pub mod decide;
+pub mod redis;
 pub mod view;
 pub mod vip;
 pub mod wire;
