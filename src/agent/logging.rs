@@ -1,0 +1,143 @@
+//! Logging that never blocks the agent: events go through a bounded queue to a thread that writes them to journald when
+//! run under systemd, to stderr else. What does not fit is counted and said later.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::io::IsTerminal as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
+
+/// Events waiting for a slow journal.
+const QUEUE: usize = 1024;
+/// The environment variable that holds the filter, as tracing's directives.
+const FILTER: &str = "MAINSTAY_LOG";
+
+/// One event on its way to the writer.
+struct Record {
+    level: Level,
+    message: String,
+    fields: BTreeMap<&'static str, String>,
+}
+
+/// Starts logging for this process.
+///
+/// # Errors
+/// The writer's thread could not be started, or logging runs already.
+pub fn init() -> anyhow::Result<()> {
+    let (sender, receiver) = sync_channel(QUEUE);
+    let lost = Arc::new(AtomicU64::new(0));
+    let relay = Relay { sender, lost: Arc::clone(&lost) };
+    std::thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&receiver, &lost))?;
+    let filter = EnvFilter::builder()
+        .with_env_var(FILTER)
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .from_env_lossy();
+    // openraft tells every vote at info; what matters to an operator the agent says itself.
+    let quiet = ["openraft=warn", "netlink_proto=warn", "rtnetlink=warn"];
+    let filter = quiet.iter().filter_map(|directive| directive.parse().ok()).fold(filter, |filter, directive| {
+        if std::env::var_os(FILTER).is_some() { filter } else { filter.add_directive(directive) }
+    });
+    tracing_subscriber::registry().with(relay.with_filter(filter)).try_init()?;
+    Ok(())
+}
+
+/// Puts events into the queue.
+struct Relay {
+    sender: SyncSender<Record>,
+    lost: Arc<AtomicU64>,
+}
+
+impl<S: Subscriber> Layer<S> for Relay {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut record =
+            Record { level: *event.metadata().level(), message: String::new(), fields: BTreeMap::new() };
+        event.record(&mut record);
+        if let Err(TrySendError::Full(_)) = self.sender.try_send(record) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Visit for Record {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            // Writing to a String cannot fail.
+            let _ = write!(self.message, "{value:?}");
+        } else {
+            self.fields.insert(field.name(), format!("{value:?}"));
+        }
+    }
+}
+
+fn write_all(receiver: &Receiver<Record>, lost: &AtomicU64) {
+    let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
+    let journal = under_systemd.then(journald).and_then(Result::ok);
+    let write = || {
+        while let Ok(record) = receiver.recv() {
+            emit(record);
+            let missed = lost.swap(0, Ordering::Relaxed);
+            if missed > 0 {
+                tracing::warn!("{missed} log events were lost: the journal was too slow");
+            }
+        }
+    };
+    match journal {
+        Some(layer) => tracing::subscriber::with_default(Registry::default().with(layer), write),
+        None => {
+            let ansi = std::io::stderr().is_terminal();
+            let text = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false);
+            tracing::subscriber::with_default(Registry::default().with(text), write);
+        }
+    }
+}
+
+fn journald() -> std::io::Result<tracing_journald::Layer> {
+    let priorities = PriorityMappings {
+        error: Priority::Error,
+        warn: Priority::Warning,
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        trace: Priority::Debug,
+    };
+    Ok(tracing_journald::layer()?.with_field_prefix(None).with_priority_mappings(priorities))
+}
+
+/// Says it again on the writer's thread. Fields an operator searches the journal by keep their names; the rest becomes
+/// part of the sentence.
+fn emit(mut record: Record) {
+    let mut take = |name: &str| record.fields.remove(name);
+    let (group, epoch, message_id) = (take("group"), take("epoch"), take("message_id"));
+    let mut text = record.message;
+    for (name, value) in [("group", &group), ("epoch", &epoch)] {
+        if let Some(value) = value {
+            let _ = write!(text, " {name}={value}");
+        }
+    }
+    for (name, value) in &record.fields {
+        let _ = write!(text, " {name}={value}");
+    }
+    let (group, epoch, message_id) = (group.as_deref(), epoch.as_deref(), message_id.as_deref());
+    macro_rules! say {
+        ($level:ident) => {
+            tracing::$level!(mainstay_group = group, mainstay_epoch = epoch, message_id = message_id, "{text}")
+        };
+    }
+    match record.level {
+        Level::ERROR => say!(error),
+        Level::WARN => say!(warn),
+        Level::INFO => say!(info),
+        Level::DEBUG => say!(debug),
+        Level::TRACE => say!(trace),
+    }
+}

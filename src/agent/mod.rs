@@ -1,0 +1,419 @@
+//! The agent: one loop that folds events, decides, and hands the actions to the shells.
+//!
+//! It owns the clock, the signals and the word to systemd. It must never decide by itself whether to serve, and never
+//! block: every shell answers by an event. Every event is stamped when the loop takes it up, so that an agent that was
+//! stalled sees how late it is before it acts (S1).
+//!
+//! Upholds S1 (fence first, stamp), S2 (mark, then surrender), S8 (the watchdog is petted after a round in time).
+
+mod clock;
+mod desk;
+mod logging;
+mod narrate;
+mod notify;
+pub mod stamp;
+mod station;
+mod tasks;
+
+use crate::cluster::{GroupName, NodeId};
+use crate::config::{Config, Start, Warning};
+use crate::ctl::{self, Request, Response};
+use crate::decide::{Action, Decision, Policy, step};
+use crate::raft::{Formation, Founding, Inbox, Options, RaftNode};
+use crate::store::Store;
+use crate::view::{Event, Item, Moment, Stamp, View, What};
+use crate::wire;
+use anyhow::Context as _;
+use desk::Desk;
+use narrate::Narrator;
+use notify::Notifier;
+use stamp::Stamps;
+use station::Station;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+pub use logging::init as init_logging;
+
+/// Events waiting for the loop; a shell that would exceed it waits.
+const QUEUE: usize = 1024;
+/// Operator requests waiting for the loop.
+const DESK_QUEUE: usize = 32;
+/// Items of one message between agents, as the gossip lane's kind.
+const GOSSIP_ITEMS: u8 = 1;
+/// How often a record that could not be written is tried again, at most.
+const SAVE_BACKOFF: Duration = Duration::from_secs(1);
+
+/// What the operator's socket hands over.
+type Asked = (Request, oneshot::Sender<Response>);
+
+/// Runs the agent until it is asked to stop and has handed over or fenced.
+///
+/// # Errors
+/// What keeps it from running, with the remedy; nothing of the running cluster was touched then.
+pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<()> {
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let unbuilt = crate::config::unbuilt(&config);
+    if !unbuilt.is_empty() {
+        tracing::warn!("not built yet, and left alone: {}", unbuilt.join(", "));
+    }
+    let mut signals = Signals::new()?;
+    let keys = wire::read_key_file(&config.cluster.key_file)?;
+    std::fs::create_dir_all(&config.node.data_dir)
+        .with_context(|| format!("data_dir {} cannot be made", config.node.data_dir.display()))?;
+    let store = Store::open(&config.node.data_dir, &config.cluster.name, &config.node.name)?;
+    if let Some(parent) = config.control_socket.parent() {
+        std::fs::create_dir_all(parent).with_context(|| format!("{} cannot be made", parent.display()))?;
+    }
+    let (asked_tx, mut asked) = mpsc::channel::<Asked>(DESK_QUEUE);
+    let _socket = ctl::serve(&config.control_socket, asked_tx).await?;
+    let options = Options {
+        name: config.node.name.clone(),
+        address: config.node.address.to_string(),
+        bind: config.node.bind.map_or_else(|| config.node.address.to_string(), |bind| bind.to_string()),
+        keys,
+        lease: config.timing.lease,
+        founding: founding(&config.cluster.start),
+        control: desk::no_control(),
+    };
+    let (raft, inbox) = RaftNode::start(options, store.clone()).await?;
+    let mut notifier = Notifier::new();
+    notifier.ready();
+    let result = match formed(&config, &raft, &mut asked, &mut signals, &mut notifier).await? {
+        None => Ok(()),
+        Some(me) => {
+            let mut agent = Agent::open(&config, me, raft.clone(), store.clone(), notifier).await?;
+            agent.listen(inbox);
+            agent.run(asked, signals).await
+        }
+    };
+    raft.shutdown().await;
+    store.close().await;
+    result
+}
+
+fn founding(start: &Start) -> Founding {
+    match start {
+        Start::Members(members) => {
+            Founding::Members(members.iter().map(|(name, address)| (name.clone(), address.to_string())).collect())
+        }
+        Start::Join(seeds) => Founding::Join(seeds.iter().map(ToString::to_string).collect()),
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let term = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
+        let int = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
+        Ok(Self { term, int })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
+
+/// Waits until this node is part of a cluster. None if it was stopped before.
+async fn formed(
+    config: &Config,
+    raft: &RaftNode,
+    asked: &mut mpsc::Receiver<Asked>,
+    signals: &mut Signals,
+    notifier: &mut Notifier,
+) -> anyhow::Result<Option<NodeId>> {
+    let mut formation = raft.formation();
+    let mut said = String::new();
+    loop {
+        let now = formation.borrow_and_update().clone();
+        let waiting = match now {
+            Formation::Member { id } => return Ok(Some(id)),
+            Formation::Waiting { missing, why } if missing.is_empty() => why,
+            Formation::Waiting { missing, why } => format!("{why}: {}", missing.join(", ")),
+            Formation::Refused { why } => anyhow::bail!("{why}"),
+            Formation::Failed { why } => anyhow::bail!("{why}"),
+        };
+        if waiting != said {
+            tracing::info!("{waiting}");
+            notifier.status(&waiting);
+            said.clone_from(&waiting);
+        }
+        tokio::select! {
+            changed = formation.changed() => changed.context("the Raft shell ended")?,
+            () = signals.stop() => return Ok(None),
+            Some((request, answer)) = asked.recv() => {
+                let _ = answer.send(desk::before_membership(&config.node.name, &request, &waiting));
+            }
+            () = tokio::time::sleep(notifier.petting()) => notifier.pet(),
+        }
+    }
+}
+
+/// The running agent.
+pub(super) struct Agent {
+    pub(super) view: View,
+    pub(super) policy: Policy,
+    pub(super) decision: Decision,
+    pub(super) raft: RaftNode,
+    pub(super) queue: mpsc::Sender<What>,
+    store: Store,
+    stations: BTreeMap<GroupName, Station>,
+    stamps: Stamps,
+    incoming: mpsc::Receiver<What>,
+    at_once: VecDeque<What>,
+    narrator: Narrator,
+    notifier: Notifier,
+    desk: Desk,
+}
+
+impl Agent {
+    async fn open(
+        config: &Config,
+        me: NodeId,
+        raft: RaftNode,
+        store: Store,
+        notifier: Notifier,
+    ) -> anyhow::Result<Self> {
+        let stamps = Stamps::open(&config.control_socket);
+        let policy = config.policy();
+        let (queue, incoming) = mpsc::channel(QUEUE);
+        let started = clock::now();
+        let mut stations = BTreeMap::new();
+        for group in &config.groups {
+            let name = GroupName(group.name.clone());
+            let leased = matches!(stamps.all().get(&name), Some(Stamp::Leased { until, .. }) if *until > started);
+            let station = Station::open(group, config.timing.lease, leased, queue.clone()).await?;
+            stations.insert(name, station);
+        }
+        let state = store.applied().borrow().state.clone();
+        let mine = stations.keys().cloned().collect();
+        let view = View::new(me, started, state, store.local(), stamps.all(), mine);
+        Ok(Self {
+            view,
+            policy,
+            decision: Decision::default(),
+            raft,
+            queue,
+            store,
+            stations,
+            stamps,
+            incoming,
+            at_once: VecDeque::new(),
+            narrator: Narrator::default(),
+            notifier,
+            desk: Desk::default(),
+        })
+    }
+
+    /// Lets the Raft shell's news flow into the loop's queue.
+    fn listen(&self, inbox: Inbox) {
+        let Inbox { mut gossip, mut links } = inbox;
+        let queue = self.queue.clone();
+        tokio::spawn(async move {
+            while let Some(message) = gossip.recv().await {
+                match postcard::from_bytes::<Vec<Item>>(&message.body) {
+                    Ok(items) => {
+                        if queue.send(What::Heard { from: message.from, items }).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => tracing::warn!(from = %message.from, error = %error, "a message could not be read"),
+                }
+            }
+        });
+        let queue = self.queue.clone();
+        tokio::spawn(async move {
+            while let Some(link) = links.recv().await {
+                if queue.send(What::Link { node: link.node, up: link.up }).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let (queue, mut applied) = (self.queue.clone(), self.store.applied());
+        tokio::spawn(async move {
+            loop {
+                let state = applied.borrow_and_update().state.clone();
+                if queue.send(What::Applied(state)).await.is_err() || applied.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        let (queue, mut leadership) = (self.queue.clone(), self.raft.leadership());
+        tokio::spawn(async move {
+            loop {
+                let now = leadership.borrow_and_update().clone();
+                let known = crate::view::Leadership {
+                    term: now.term,
+                    leader: now.leader,
+                    leading: now.leading,
+                    voters: now.voters,
+                };
+                if queue.send(What::Leadership(known)).await.is_err() || leadership.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    async fn run(&mut self, mut asked: mpsc::Receiver<Asked>, mut signals: Signals) -> anyhow::Result<()> {
+        let step = (self.policy.lease / 40).clamp(Duration::from_millis(5), Duration::from_millis(50));
+        let mut tick = interval(step);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut formation = self.raft.formation();
+        for (node, up) in self.raft.links() {
+            self.at_once.push_back(What::Link { node, up });
+        }
+        loop {
+            let what = match self.at_once.pop_front() {
+                Some(what) => what,
+                None => tokio::select! {
+                    Some(what) = self.incoming.recv() => what,
+                    due = tick.tick() => self.on_tick(due),
+                    () = signals.stop() => {
+                        tracing::info!("asked to stop");
+                        self.notifier.stopping();
+                        What::Stopping
+                    }
+                    Some((request, answer)) = asked.recv() => {
+                        match self.answer(request, answer) {
+                            Some(what) => what,
+                            None => continue,
+                        }
+                    }
+                    changed = formation.changed() => {
+                        changed.context("the Raft shell ended")?;
+                        if let Formation::Failed { why } = formation.borrow_and_update().clone() {
+                            tracing::error!("Raft has stopped: {why}; serving goes on while the lease is renewed");
+                        }
+                        continue;
+                    }
+                },
+            };
+            if self.round(what) {
+                break;
+            }
+        }
+        self.hand_leadership_over().await;
+        Ok(())
+    }
+
+    /// S8: the watchdog is petted only if the round came in time.
+    fn on_tick(&mut self, due: Instant) -> What {
+        if due.elapsed() < self.policy.lease / 2 {
+            self.notifier.pet_if_due();
+        }
+        What::Tick { unix_ms: clock::unix_ms() }
+    }
+
+    /// One round; true when the agent is done.
+    fn round(&mut self, what: What) -> bool {
+        let at = clock::now();
+        let mut decision = step(&mut self.view, &self.policy, Event { at, what });
+        let actions = std::mem::take(&mut decision.actions);
+        self.decision = decision;
+        let mut done = false;
+        for action in actions {
+            done |= action == Action::Exit;
+            self.act(action);
+        }
+        self.narrator.tell(&self.view, &self.decision);
+        if let Some(status) = self.narrator.status_line(&self.view) {
+            self.notifier.status(&status);
+        }
+        self.desk.settle(&self.view);
+        done
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Save(local) => self.save(local),
+            Action::Stamp { group, epoch, run_id, until } => {
+                if let Err(error) = self.stamps.put(&group, Stamp::Leased { epoch, run_id, until }) {
+                    tracing::warn!(group = %group, error = %error, "the lease stamp could not be written");
+                }
+            }
+            Action::Mark { group, epoch } => match self.stamps.put(&group, Stamp::Surrendered { epoch }) {
+                Ok(()) => self.at_once.push_back(What::Marked { group, epoch }),
+                Err(error) => tracing::error!(group = %group, error = %error, "the surrender mark could not be written"),
+            },
+            Action::Send { to, items } => match postcard::to_stdvec(&items) {
+                Ok(body) => {
+                    self.raft.gossip(to, GOSSIP_ITEMS, body);
+                }
+                Err(error) => tracing::error!(error = %error, "a message could not be written"),
+            },
+            Action::Propose { topic, command } => {
+                let (raft, queue) = (self.raft.clone(), self.queue.clone());
+                tokio::spawn(async move {
+                    let result = raft.propose(command.clone()).await;
+                    tracing::debug!(?command, ?result, "proposed");
+                    let accepted = matches!(result, Ok(Ok(())));
+                    let _ = queue.send(What::Proposed { topic, accepted }).await;
+                });
+            }
+            Action::Exit => {}
+            Action::Seal { ref group, .. }
+            | Action::Fence { ref group, .. }
+            | Action::Follow { ref group, .. }
+            | Action::Serve { ref group, .. }
+            | Action::Handover { ref group, .. }
+            | Action::Tune { ref group, .. }
+            | Action::Kill { ref group }
+            | Action::ScriptKill { ref group }
+            | Action::SealRemote { ref group, .. }
+            | Action::HoldVip { ref group, .. }
+            | Action::DropVip { ref group } => {
+                if let Some(station) = self.stations.get_mut(group) {
+                    station.act(action);
+                }
+            }
+        }
+    }
+
+    /// Tried until it is written: nothing that depends on it is said before (S2).
+    fn save(&self, local: crate::cluster::Local) {
+        let (store, queue) = (self.store.clone(), self.queue.clone());
+        tokio::spawn(async move {
+            let mut wait = Duration::from_millis(10);
+            while let Err(error) = store.save_local(&local).await {
+                tracing::error!(error = %error, "this node's record could not be written; trying again");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(SAVE_BACKOFF);
+            }
+            let _ = queue.send(What::Saved(local)).await;
+        });
+    }
+
+    /// A leader that leaves hands Raft's leadership to a voter that is connected, so that nobody waits for an election.
+    async fn hand_leadership_over(&self) {
+        let leadership = self.raft.leadership().borrow().clone();
+        if !leadership.leading {
+            return;
+        }
+        let links = self.raft.links();
+        let connected = |id: &&NodeId| **id != self.view.me && links.get(id).copied().unwrap_or(false);
+        let best = leadership.voters.iter().filter(connected).min_by_key(|id| leadership.lag.get(id).copied());
+        if let Some(to) = best
+            && let Err(error) = self.raft.transfer_leader(*to).await
+        {
+            tracing::info!(error = %error, "Raft leadership was not handed over");
+        }
+    }
+}
+
+/// A moment's age in words, for status.
+pub(super) fn age(now: Moment, at: Moment) -> Duration {
+    now.since(at)
+}

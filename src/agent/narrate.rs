@@ -1,0 +1,109 @@
+//! Tells what changed: a line per change of reason, of primary, of leader, and the one line for `systemctl status`.
+
+use crate::cluster::{Epoch, GroupName, Guarantee, Phase};
+use crate::decide::{Decision, Reason};
+use crate::view::{Posture, View};
+use std::collections::BTreeMap;
+
+/// MESSAGE_ID of a change of primary in the journal.
+const CHANGE_OF_PRIMARY: &str = "6f6ab0ce4a9c4f0c8d9a1d4d6c6f0e11";
+/// MESSAGE_ID of a group being sealed.
+const GROUP_SEALED: &str = "0f0e3a4f5b1f4d6a9a8f6c6b5f7d2c12";
+
+/// Remembers what was said last.
+#[derive(Default)]
+pub(super) struct Narrator {
+    reasons: BTreeMap<GroupName, Reason>,
+    waits: BTreeMap<GroupName, Reason>,
+    epochs: BTreeMap<GroupName, Epoch>,
+    sealing: BTreeMap<GroupName, Epoch>,
+    leader: Option<(u64, Option<crate::cluster::NodeId>)>,
+}
+
+impl Narrator {
+    pub(super) fn tell(&mut self, view: &View, decision: &Decision) {
+        for (group, reason) in &decision.reasons {
+            if self.reasons.get(group) != Some(reason) {
+                match reason {
+                    Reason::Fencing(_) => tracing::warn!(group = %group, "{reason}"),
+                    Reason::ForeignData { .. } | Reason::InstanceUnusable(_) => {
+                        tracing::error!(group = %group, "{reason}");
+                    }
+                    _ => tracing::info!(group = %group, "{reason}"),
+                }
+                self.reasons.insert(group.clone(), reason.clone());
+            }
+        }
+        for (group, reason) in &decision.waits {
+            if self.waits.get(group) != Some(reason) {
+                tracing::info!(group = %group, "{reason}");
+            }
+        }
+        self.waits.clone_from(&decision.waits);
+        self.tell_changes(view);
+        let leader = (view.leadership.term, view.leadership.leader);
+        if self.leader != Some(leader) {
+            if let Some(id) = view.leadership.leader {
+                tracing::info!("Raft leader of term {} is {}", view.leadership.term, view.name_of(id));
+            }
+            self.leader = Some(leader);
+        }
+    }
+
+    fn tell_changes(&mut self, view: &View) {
+        for (name, group) in &view.state.groups {
+            if let Phase::Sealing { next, why, .. } = group.phase
+                && self.sealing.insert(name.clone(), next) != Some(next)
+            {
+                let cause = Reason::Fencing(why).to_string();
+                let cause = cause.trim_start_matches("fencing: ").to_owned();
+                tracing::warn!(group = %name, epoch = %next, message_id = GROUP_SEALED, "the primary's place is vacant: {cause}");
+            }
+            let known = self.epochs.insert(name.clone(), group.epoch);
+            if known == Some(group.epoch) || group.epoch == Epoch(0) {
+                continue;
+            }
+            if let Some(change) = group.history.back() {
+                let to = view.name_of(change.to);
+                let from = change.from.map_or_else(|| "nobody".to_owned(), |from| view.name_of(from));
+                let guarantee = guarantee_text(change.guarantee);
+                tracing::info!(group = %name, epoch = %group.epoch, message_id = CHANGE_OF_PRIMARY, "primary is {to}, before it {from}; {guarantee}");
+            }
+        }
+    }
+
+    /// Role, epoch, group, VIP: for `systemctl status`.
+    pub(super) fn status_line(&self, view: &View) -> Option<String> {
+        let mut parts = Vec::new();
+        for (name, seat) in view.seats.iter().filter(|(name, _)| view.mine.contains(name)) {
+            let epoch = view.group(name).map_or(Epoch(0), |group| group.epoch);
+            let role = match seat.instance.posture {
+                Posture::Serving(_) if view.lease_live(name) => "primary".to_owned(),
+                _ => self.reasons.get(name).map_or_else(|| "starting".to_owned(), ToString::to_string),
+            };
+            let vip = if seat.vip.held { ", VIP held" } else { "" };
+            parts.push(format!("{name}: {role} (epoch {epoch}{vip})"));
+        }
+        if parts.is_empty() {
+            parts.push("witness".to_owned());
+        }
+        let leader = match view.leadership.leader {
+            Some(leader) => format!("leader {}", view.name_of(leader)),
+            None => "no leader".to_owned(),
+        };
+        Some(format!("{}; {leader}", parts.join("; ")))
+    }
+}
+
+/// What held for acknowledged writes, in words (S5).
+pub(crate) fn guarantee_text(guarantee: Guarantee) -> &'static str {
+    match guarantee {
+        Guarantee::Fresh => "first promotion",
+        Guarantee::Kept => "every write that a write quorum held is kept",
+        Guarantee::BestReached => {
+            "the best data that could be reached was taken; writes held only by unreachable instances may be lost"
+        }
+        Guarantee::ColdStart => "chosen after a cold start by what the disks hold",
+        Guarantee::Forced => "forced by an operator; acknowledged writes may be lost",
+    }
+}
