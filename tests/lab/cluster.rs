@@ -19,7 +19,7 @@ pub use crate::host::{ASK, Host, Options};
 use crate::lab::{LabDir, ms, secs, seed, wait_for};
 use crate::net::{CLIENT, HostNet, VIP, VIP6, address};
 use crate::proc::{Proc, Spec};
-use crate::resp::{Client, encode};
+use crate::resp::{Client, Reply, encode};
 use crate::switch::{HostNo, Switch};
 use crate::writer::{Load, Writer, WriterOptions, own_instance};
 
@@ -233,8 +233,7 @@ impl Cluster {
     }
 
     /// One primary, which alone holds the floating address; every other
-    /// instance follows it, counts as online there, and has what it had a
-    /// moment ago.
+    /// instance follows it and acknowledges a write (of key `lab:probe`).
     pub fn steady_now(&self) -> Result<HostNo, String> {
         let primary = self.primary_now()?;
         let holders = self.vip_holders();
@@ -243,21 +242,36 @@ impl Cluster {
                 "n{primary} is primary, {holders:?} hold the floating address"
             ));
         }
-        let info = self.host(primary).info().map_err(|e| e.to_string())?;
-        let offset: i64 = number(&info, "master_repl_offset");
+        let offset = self.probe(primary)?;
         self.data_hosts()
             .filter(|h| h.no != primary)
-            .try_for_each(|h| {
-                // Link up at the replica is not enough: until its first ACK, up to
-                // a second later, the primary counts it neither for WAIT nor for
-                // min-replicas.
-                let online = format!("ip={},port=6379,state=online", address(h.no));
-                if !info.values().any(|line| line.starts_with(&online)) {
-                    return Err(format!("n{} is not online at n{primary}", h.no));
-                }
-                follows(h, primary, offset)
-            })?;
+            .try_for_each(|h| follows(h, primary, offset))?;
         Ok(primary)
+    }
+
+    /// Writes to the primary until every other instance has it; the offset
+    /// then. What INFO says is not enough: after a diskless full sync both
+    /// sides say "up" and "online" up to a second before the stream starts.
+    fn probe(&self, primary: HostNo) -> Result<i64, String> {
+        let others = self.data_hosts().count() - 1;
+        let ask = || -> io::Result<i64> {
+            let mut client = self.host(primary).client()?;
+            let mut write = |args: &[&str]| match client.command(args)? {
+                Reply::Error(refusal) => Err(io::Error::other(refusal)),
+                reply => Ok(reply.text()),
+            };
+            write(&["SET", "lab:probe", "1"])?;
+            let have = write(&["WAIT", &others.to_string(), "200"])?;
+            if have != others.to_string() {
+                let error = format!("{have} of {others} replicas acknowledge");
+                return Err(io::Error::other(error));
+            }
+            Ok(number(
+                &client.info(&["replication"])?,
+                "master_repl_offset",
+            ))
+        };
+        ask().map_err(|e| format!("n{primary}: {e}"))
     }
 
     /// # Panics

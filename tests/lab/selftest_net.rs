@@ -2,7 +2,7 @@
 //! it: its speed, its delays, its seeded chance, its blocks, its carrier.
 
 use std::collections::BTreeSet;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::lab::{in_lab, ms, secs, wait_for};
 use crate::net::{HostNet, address, address6};
 use crate::policy::Policy;
-use crate::switch::{HostNo, Switch};
+use crate::switch::{HostNo, Switch, be_prompt};
 
 fn wire(seed: u64, hosts: u8) -> (Arc<Switch>, Vec<Arc<HostNet>>) {
     let wire = Arc::new(Switch::start(seed).expect("a switch"));
@@ -28,16 +28,12 @@ fn socket(host: &HostNet, bound: Duration) -> UdpSocket {
 
 /// Sends numbered packets and returns the round trips of those that came back
 /// before the next was sent.
-fn round_trips(
-    from: &HostNet,
-    to: &HostNet,
-    target: std::net::IpAddr,
-    count: u32,
-) -> Vec<Duration> {
+fn round_trips(from: &HostNet, to: &HostNet, target: IpAddr, count: u32) -> Vec<Duration> {
     let (here, there) = (socket(from, ms(100)), socket(to, ms(20)));
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            be_prompt();
             let mut buffer = [0; 64];
             while !done.load(Ordering::Relaxed) {
                 if let Ok((len, back)) = there.recv_from(&mut buffer) {
@@ -45,29 +41,37 @@ fn round_trips(
                 }
             }
         });
-        let mut times = Vec::new();
-        for n in 0..count {
-            let start = Instant::now();
-            here.send_to(&n.to_be_bytes(), (target, 7)).expect("send");
-            let mut buffer = [0; 64];
-            while let Ok(len) = here.recv(&mut buffer) {
-                if buffer[..len] == n.to_be_bytes() {
-                    times.push(start.elapsed());
-                    break;
-                }
-            }
-        }
+        let client = scope.spawn(|| {
+            // The wire is measured, not the share of the processor.
+            be_prompt();
+            let times = (0..count).filter_map(|n| round_trip(&here, (target, 7), n));
+            let mut times: Vec<Duration> = times.collect();
+            times.sort();
+            times
+        });
+        let times = client.join();
         done.store(true, Ordering::Relaxed);
-        times.sort();
-        times
+        times.expect("the pinging thread")
     })
+}
+
+fn round_trip(here: &UdpSocket, to: (IpAddr, u16), n: u32) -> Option<Duration> {
+    let start = Instant::now();
+    here.send_to(&n.to_be_bytes(), to).expect("send");
+    let mut buffer = [0; 64];
+    while let Ok(len) = here.recv(&mut buffer) {
+        if buffer[..len] == n.to_be_bytes() {
+            return Some(start.elapsed());
+        }
+    }
+    None
 }
 
 fn median(times: &[Duration]) -> Duration {
     times[times.len() / 2]
 }
 
-fn mapped(host: HostNo) -> std::net::IpAddr {
+fn mapped(host: HostNo) -> IpAddr {
     address(host).to_ipv6_mapped().into()
 }
 
@@ -76,7 +80,7 @@ fn round_trip_is_short_and_delays_are_exact() {
     in_lab(|| {
         let (wire, hosts) = wire(1, 2);
         // A busy machine may spoil one try; a slow switch spoils them all.
-        let quickest = |what: &str, target: std::net::IpAddr, count: u32| {
+        let quickest = |what: &str, target: IpAddr, count: u32| {
             let tries = (0..5).map(|_| {
                 let times = round_trips(&hosts[0], &hosts[1], target, count);
                 assert!(

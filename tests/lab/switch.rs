@@ -422,9 +422,9 @@ fn wait(
     fds.iter().map(|fd| fd.revents != 0).collect()
 }
 
-/// A wire does not wait for a busy processor: runs this thread before ordinary
-/// ones. Where that is refused the lab still works, its delays are less exact.
-fn be_prompt() {
+/// A wire does not wait for a busy processor: runs the calling thread before
+/// ordinary ones. Where that is refused the lab still works, its delays are less exact.
+pub fn be_prompt() {
     let param = libc::sched_param { sched_priority: 1 };
     // SAFETY: `param` is live for the call; 0 means the calling thread.
     #[allow(unsafe_code)]
