@@ -21,6 +21,7 @@ use crate::net::{CLIENT, HostNet, VIP, VIP6, address};
 use crate::proc::{Proc, Spec};
 use crate::resp::{Client, Reply, encode};
 use crate::switch::{HostNo, Switch};
+use crate::watch::Watch;
 use crate::writer::{Load, Writer, WriterOptions, own_instance};
 
 /// The lab of one test.
@@ -112,8 +113,9 @@ impl Cluster {
             args: args.into(),
             env: Vec::new(),
             net: Arc::clone(net),
-            log: files.root.join("redis.log"),
+            log: files.redis_log(),
             restart: Some(self.options.redis_restart),
+            realtime: false,
             stop_post: None,
         }
     }
@@ -127,8 +129,9 @@ impl Cluster {
             args: vec!["run".into(), "--config".into(), config.clone()],
             env: self.options.agent_env.clone(),
             net: Arc::clone(net),
-            log: files.root.join("agent.log"),
+            log: files.agent_log(),
             restart: Some(self.options.agent_restart),
+            realtime: self.options.realtime,
             stop_post: self.options.stop_post.then(|| fence.into()),
         }
     }
@@ -232,6 +235,12 @@ impl Cluster {
         self.hosts.values().filter(holds).map(|h| h.no).collect()
     }
 
+    /// Watches where the floating address is.
+    pub fn watch_vip(&self) -> Watch {
+        let hosts = self.hosts.values().map(|h| Arc::clone(&h.net)).collect();
+        Watch::start(hosts, self.service().ip())
+    }
+
     /// One primary, which alone holds the floating address; every other
     /// instance follows it and acknowledges a write (of key `lab:probe`).
     pub fn steady_now(&self) -> Result<HostNo, String> {
@@ -319,6 +328,17 @@ impl Cluster {
     /// A client of the floating address.
     pub fn write_vip(&self, options: WriterOptions) -> Writer {
         Writer::start(&self.name("vip"), &self.client, self.service(), options)
+    }
+
+    /// A client of one host's own address: what Sentinel discovery hands out.
+    pub fn write_direct(&self, no: HostNo, options: WriterOptions) -> Writer {
+        let to = (address(no), 6379).into();
+        Writer::start(
+            &self.name(&format!("direct{no}")),
+            &self.client,
+            to,
+            options,
+        )
     }
 
     /// A writer beside an instance, which the network cannot cut off from it.

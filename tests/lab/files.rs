@@ -48,6 +48,14 @@ impl Files {
         self.run().join("mainstay.sock")
     }
 
+    pub fn agent_log(&self) -> PathBuf {
+        self.root.join("agent.log")
+    }
+
+    pub fn redis_log(&self) -> PathBuf {
+        self.root.join("redis.log")
+    }
+
     pub fn config(&self) -> PathBuf {
         self.root.join("mainstay.toml")
     }

@@ -48,6 +48,8 @@ pub struct Options {
     pub agent_env: Vec<(String, String)>,
     pub redis_restart: Duration,
     pub agent_restart: Duration,
+    /// Agents run as the unit schedules them.
+    pub realtime: bool,
     /// The unit's `ExecStopPost`, run after every end of an agent.
     pub stop_post: bool,
 }
@@ -74,6 +76,7 @@ impl Options {
             agent_env: vec![("RUST_BACKTRACE".into(), "1".into())],
             redis_restart: ms(500),
             agent_restart: ms(200),
+            realtime: true,
             stop_post: false,
         }
     }
@@ -120,6 +123,12 @@ impl Host {
     /// In a lab without agents.
     pub fn agent(&self) -> &Proc {
         self.agent.as_ref().expect("this host has an agent")
+    }
+
+    /// What the agent has written to its log so far.
+    pub fn agent_log(&self) -> String {
+        let log = std::fs::read(self.files.agent_log()).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
     }
 
     /// A connection to the host's instance, from the host itself.

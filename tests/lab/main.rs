@@ -23,6 +23,7 @@ mod policy;
 mod proc;
 mod resp;
 mod switch;
+mod watch;
 mod writer;
 
 mod selftest_cleanup;

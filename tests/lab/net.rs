@@ -226,18 +226,8 @@ impl HostNet {
 
     /// Every address of `eth0` right now.
     pub fn addresses(&self) -> Vec<IpAddr> {
-        let list = || -> nix::Result<Vec<IpAddr>> {
-            Ok(nix::ifaddrs::getifaddrs()?
-                .filter(|interface| interface.interface_name.starts_with("eth0"))
-                .filter_map(|interface| {
-                    let address = interface.address?;
-                    let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-                    v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
-                })
-                .collect())
-        };
         self.netns()
-            .map(|_| self.run(list).expect("getifaddrs"))
+            .map(|_| self.run(|| local_addresses().expect("getifaddrs")))
             .unwrap_or_default()
     }
 
@@ -246,6 +236,20 @@ impl HostNet {
         self.netns()?;
         self.run(|| std::net::TcpStream::connect_timeout(&to, bound))
     }
+}
+
+/// Every address of `eth0` in the calling thread's namespace.
+pub fn local_addresses() -> nix::Result<Vec<IpAddr>> {
+    let of_eth0 = |i: &nix::ifaddrs::InterfaceAddress| i.interface_name.starts_with("eth0");
+    let ip = |i: nix::ifaddrs::InterfaceAddress| {
+        let address = i.address?;
+        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+    };
+    Ok(nix::ifaddrs::getifaddrs()?
+        .filter(of_eth0)
+        .filter_map(ip)
+        .collect())
 }
 
 /// Makes a command start inside a namespace and die with its parent thread.

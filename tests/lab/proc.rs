@@ -19,6 +19,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use crate::net::{HostNet, inside, output_within};
+use crate::switch::{AGENT_PRIORITY, be_prompt};
 
 /// The longest a stop-post command may take, as `TimeoutStopSec` bounds it.
 const STOP_POST_MAX: Duration = Duration::from_secs(5);
@@ -33,6 +34,8 @@ pub struct Spec {
     pub log: PathBuf,
     /// Started again this long after its end; `None`: stays dead.
     pub restart: Option<Duration>,
+    /// Scheduled before ordinary processes, as `CPUSchedulingPolicy=rr` has it.
+    pub realtime: bool,
     /// Run after every end, before the restart, as `ExecStopPost` is.
     pub stop_post: Option<Vec<String>>,
 }
@@ -166,12 +169,17 @@ impl Proc {
     }
 
     /// Ends a hold: starts it again.
+    ///
+    /// # Panics
+    /// When it cannot be started.
     pub fn release(&self) {
         self.shared.lock().held = false;
         self.shared.changed.notify_all();
         self.wait(Duration::from_secs(5), |s| {
             s.pid.is_some() || s.error.is_some()
         });
+        let error = self.shared.lock().error.clone();
+        assert!(error.is_none(), "{}: {error:?}", self.name);
     }
 
     /// From now on it comes back this long after its end; `None`: never.
@@ -291,6 +299,16 @@ fn spawn(spec: &Spec, start: u32) -> io::Result<Child> {
         .stderr(log)
         .process_group(0);
     inside(&mut command, spec.net.netns()?);
+    if spec.realtime {
+        // SAFETY: between fork and exec a single system call.
+        #[allow(unsafe_code)]
+        unsafe {
+            command.pre_exec(|| {
+                be_prompt(AGENT_PRIORITY);
+                Ok(())
+            });
+        }
+    }
     command.spawn()
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::lab::{in_lab, ms, secs, wait_for};
 use crate::net::{HostNet, address, address6};
 use crate::policy::Policy;
-use crate::switch::{HostNo, Switch, be_prompt};
+use crate::switch::{HostNo, Switch, WIRE_PRIORITY, be_prompt};
 
 fn wire(seed: u64, hosts: u8) -> (Arc<Switch>, Vec<Arc<HostNet>>) {
     let wire = Arc::new(Switch::start(seed).expect("a switch"));
@@ -33,7 +33,7 @@ fn round_trips(from: &HostNet, to: &HostNet, target: IpAddr, count: u32) -> Vec<
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            be_prompt();
+            be_prompt(WIRE_PRIORITY);
             let mut buffer = [0; 64];
             while !done.load(Ordering::Relaxed) {
                 if let Ok((len, back)) = there.recv_from(&mut buffer) {
@@ -43,7 +43,7 @@ fn round_trips(from: &HostNet, to: &HostNet, target: IpAddr, count: u32) -> Vec<
         });
         let client = scope.spawn(|| {
             // The wire is measured, not the share of the processor.
-            be_prompt();
+            be_prompt(WIRE_PRIORITY);
             let times = (0..count).filter_map(|n| round_trip(&here, (target, 7), n));
             let mut times: Vec<Duration> = times.collect();
             times.sort();

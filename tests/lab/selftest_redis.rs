@@ -1,6 +1,7 @@
 //! Proof of the harness with real Redis and no agent: the test itself plays
 //! the operator who moves the primary and the floating address by hand.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::cluster::{Cluster, Options};
@@ -8,6 +9,7 @@ use crate::history::Outcome;
 use crate::lab::{in_lab, ms, secs, wait_for};
 use crate::net::{VIP, address};
 use crate::switch::HostNo;
+use crate::watch::doubled;
 use crate::writer::{Load, WriterOptions};
 
 /// Makes a host primary, the others its replicas, and moves the address.
@@ -24,12 +26,14 @@ fn promote(c: &Cluster, primary: HostNo) {
 }
 
 fn move_vip(c: &Cluster, to: HostNo) {
+    let vip = match c.service().ip() {
+        IpAddr::V4(vip) => format!("{vip}/32 dev eth0"),
+        IpAddr::V6(vip) => format!("{vip}/128 dev eth0 nodad"),
+    };
     for holder in c.vip_holders() {
-        c.host(holder)
-            .net
-            .ip(&format!("addr del {VIP}/32 dev eth0"));
+        c.host(holder).net.ip(&format!("addr del {vip}"));
     }
-    c.host(to).net.ip(&format!("addr add {VIP}/32 dev eth0"));
+    c.host(to).net.ip(&format!("addr add {vip}"));
     // Stands for the announcement an agent would send.
     c.client.ip("neigh flush dev eth0");
 }
@@ -248,5 +252,51 @@ fn agents_are_supervised_and_hosts_can_be_added() {
         c.host(3).agent().wait_restart(starts, secs(5));
         wait_for("instance", secs(5), || c.host(3).info());
         assert!(c.mainstay_plain(2, &["--version"]).status.code().is_some());
+    });
+}
+
+#[test]
+fn the_address_may_be_ipv6() {
+    in_lab(|| {
+        let mut options = Options::redis_only(2);
+        options.vip6 = true;
+        let c = Cluster::start(options);
+        promote(&c, 2);
+        assert_eq!(c.wait_steady(secs(10)), 2);
+        let load = c.load();
+        std::thread::sleep(ms(200));
+        let history = load.stop();
+        assert!(history.by("vip").acked() > 50 && history.by("vip").failed() == 0);
+        assert!(c.lost(&history, 1).is_empty());
+    });
+}
+
+#[test]
+fn the_watch_sees_the_address_move_and_double() {
+    in_lab(|| {
+        let c = Cluster::start(Options::redis_only(2));
+        promote(&c, 1);
+        let direct = c.write_direct(1, WriterOptions::default());
+        let watch = c.watch_vip();
+        std::thread::sleep(ms(50));
+        move_vip(&c, 2);
+        std::thread::sleep(ms(50));
+        c.host(1).net.ip(&format!("addr add {VIP}/32 dev eth0"));
+        std::thread::sleep(ms(50));
+        c.kill_host(2);
+        std::thread::sleep(ms(50));
+        let seen = watch.stop();
+        let holders: Vec<_> = seen
+            .iter()
+            .map(|s| s.holders.clone())
+            .filter(|h| !h.is_empty())
+            .collect();
+        assert_eq!(holders, [vec![1], vec![2], vec![1, 2], vec![1]], "{seen:?}");
+        let doubled = doubled(&seen);
+        assert_eq!(doubled.len(), 1);
+        assert!(doubled[0].1 >= ms(40), "{doubled:?}");
+        // Clients of the host's own address did not notice.
+        let direct = direct.stop();
+        assert!(direct.writes.len() > 50 && direct.writes.iter().all(|w| w.acked()));
     });
 }

@@ -30,6 +30,11 @@ const BURST: usize = 64;
 /// Announcements kept for [`Switch::announcements`]; later ones are dropped.
 const ANNOUNCEMENTS_MAX: usize = 4096;
 
+/// The wire goes before everything that is tested on it.
+pub const WIRE_PRIORITY: libc::c_int = 2;
+/// Agents go before their clients, as their unit asks.
+pub const AGENT_PRIORITY: libc::c_int = 1;
+
 /// A gratuitous ARP or an unsolicited neighbour advertisement the switch saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Announcement {
@@ -348,7 +353,7 @@ fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
 }
 
 fn run(shared: &Mutex<Table>, wake: &io::PipeReader) {
-    be_prompt();
+    be_prompt(WIRE_PRIORITY);
     let mut frame = [0u8; FRAME_MAX];
     loop {
         let (ports, due) = {
@@ -424,8 +429,10 @@ fn wait(
 
 /// A wire does not wait for a busy processor: runs the calling thread before
 /// ordinary ones. Where that is refused the lab still works, its delays are less exact.
-pub fn be_prompt() {
-    let param = libc::sched_param { sched_priority: 1 };
+pub fn be_prompt(priority: libc::c_int) {
+    let param = libc::sched_param {
+        sched_priority: priority,
+    };
     // SAFETY: `param` is live for the call; 0 means the calling thread.
     #[allow(unsafe_code)]
     unsafe {
