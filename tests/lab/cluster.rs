@@ -77,36 +77,16 @@ impl Cluster {
         let key_file = files.write_key(&self.key)?;
         files.write_redis_conf(&self.options)?;
         files.write_config(no, witness, &self.members, &key_file, &self.options)?;
-        let redis = if witness {
-            None
-        } else {
-            Some(Proc::start(self.redis_spec(no, &net, &files))?)
-        };
-        let agent = if self.options.agents {
-            Some(Proc::start(self.agent_spec(no, &net, &files))?)
-        } else {
-            None
-        };
-        let host = Host {
-            no,
-            net,
-            files,
-            redis,
-            agent,
-            on: AtomicBool::new(true),
-        };
+        let redis = if witness { None } else { Some(Proc::start(self.redis_spec(no, &net, &files))?) };
+        let agent = if self.options.agents { Some(Proc::start(self.agent_spec(no, &net, &files))?) } else { None };
+        let host = Host { no, net, files, redis, agent, on: AtomicBool::new(true) };
         self.hosts.insert(no, host);
         Ok(())
     }
 
     fn redis_spec(&self, no: HostNo, net: &Arc<HostNet>, files: &Files) -> Spec {
         // Born sealed (S6): the command line overrules the file.
-        let args = [
-            files.redis_conf().display().to_string(),
-            "--replicaof".into(),
-            "127.0.0.1".into(),
-            "1".into(),
-        ];
+        let args = [files.redis_conf().display().to_string(), "--replicaof".into(), "127.0.0.1".into(), "1".into()];
         Spec {
             name: format!("redis n{no}"),
             program: "redis-server".into(),
@@ -139,25 +119,17 @@ impl Cluster {
     /// # Panics
     /// When there is no such host.
     pub fn host(&self, no: HostNo) -> &Host {
-        self.hosts
-            .get(&no)
-            .unwrap_or_else(|| panic!("no host {no}"))
+        self.hosts.get(&no).unwrap_or_else(|| panic!("no host {no}"))
     }
 
     /// Hosts that are on and have Redis.
     pub fn data_hosts(&self) -> impl Iterator<Item = &Host> {
-        self.hosts
-            .values()
-            .filter(|h| h.is_on() && h.redis.is_some())
+        self.hosts.values().filter(|h| h.is_on() && h.redis.is_some())
     }
 
     /// Where clients connect.
     pub fn service(&self) -> SocketAddr {
-        if self.options.vip6 {
-            (VIP6, 6379).into()
-        } else {
-            (VIP, 6379).into()
-        }
+        if self.options.vip6 { (VIP6, 6379).into() } else { (VIP, 6379).into() }
     }
 
     /// A power cut: not a byte leaves the host any more, everything on it dies.
@@ -198,9 +170,7 @@ impl Cluster {
 
     /// Who answers clients as primary at this moment.
     pub fn primary_now(&self) -> Result<HostNo, String> {
-        let info = self
-            .client()
-            .and_then(|mut c| c.info(&["server", "replication"]));
+        let info = self.client().and_then(|mut c| c.info(&["server", "replication"]));
         let info = info.map_err(|e| format!("no answer at the floating address: {e}"))?;
         let field = |name: &str| info.get(name).cloned().unwrap_or_default();
         if field("role") != "master" {
@@ -209,8 +179,7 @@ impl Cluster {
         let run_id = field("run_id");
         let mine = |h: &&Host| h.info().is_ok_and(|i| i.get("run_id") == Some(&run_id));
         let host = self.data_hosts().find(mine);
-        host.map(|h| h.no)
-            .ok_or_else(|| format!("nobody has run_id {run_id}"))
+        host.map(|h| h.no).ok_or_else(|| format!("nobody has run_id {run_id}"))
     }
 
     /// # Panics
@@ -247,14 +216,10 @@ impl Cluster {
         let primary = self.primary_now()?;
         let holders = self.vip_holders();
         if self.options.vip && holders != [primary] {
-            return Err(format!(
-                "n{primary} is primary, {holders:?} hold the floating address"
-            ));
+            return Err(format!("n{primary} is primary, {holders:?} hold the floating address"));
         }
         let offset = self.probe(primary)?;
-        self.data_hosts()
-            .filter(|h| h.no != primary)
-            .try_for_each(|h| follows(h, primary, offset))?;
+        self.data_hosts().filter(|h| h.no != primary).try_for_each(|h| follows(h, primary, offset))?;
         Ok(primary)
     }
 
@@ -275,10 +240,7 @@ impl Cluster {
                 let error = format!("{have} of {others} replicas acknowledge");
                 return Err(io::Error::other(error));
             }
-            Ok(number(
-                &client.info(&["replication"])?,
-                "master_repl_offset",
-            ))
+            Ok(number(&client.info(&["replication"])?, "master_repl_offset"))
         };
         ask().map_err(|e| format!("n{primary}: {e}"))
     }
@@ -304,10 +266,7 @@ impl Cluster {
     /// # Panics
     /// When it does not end within 60 s.
     pub fn mainstay_plain(&self, no: HostNo, args: &[&str]) -> Output {
-        let output = self
-            .host(no)
-            .net
-            .output(env!("CARGO_BIN_EXE_mainstay"), args, secs(60));
+        let output = self.host(no).net.output(env!("CARGO_BIN_EXE_mainstay"), args, secs(60));
         output.unwrap_or_else(|e| panic!("n{no}: mainstay {args:?}: {e}"))
     }
 
@@ -333,33 +292,20 @@ impl Cluster {
     /// A client of one host's own address: what Sentinel discovery hands out.
     pub fn write_direct(&self, no: HostNo, options: WriterOptions) -> Writer {
         let to = (address(no), 6379).into();
-        Writer::start(
-            &self.name(&format!("direct{no}")),
-            &self.client,
-            to,
-            options,
-        )
+        Writer::start(&self.name(&format!("direct{no}")), &self.client, to, options)
     }
 
     /// A writer beside an instance, which the network cannot cut off from it.
     pub fn write_at(&self, no: HostNo) -> Writer {
         let host = self.host(no);
-        Writer::start(
-            &self.name(&format!("n{no}")),
-            &host.net,
-            own_instance(),
-            WriterOptions::gentle(),
-        )
+        Writer::start(&self.name(&format!("n{no}")), &host.net, own_instance(), WriterOptions::gentle())
     }
 
     /// One client of the floating address (`vip`), one writer beside each
     /// instance (`n1`, …): what a scenario usually runs under.
     pub fn load(&self) -> Load {
         let load = Load::default().with(self.write_vip(WriterOptions::default()));
-        self.hosts
-            .values()
-            .filter(|h| h.redis.is_some())
-            .fold(load, |load, h| load.with(self.write_at(h.no)))
+        self.hosts.values().filter(|h| h.redis.is_some()).fold(load, |load, h| load.with(self.write_at(h.no)))
     }
 
     /// Fills the primary with so many MiB, at the replicas' pace.
@@ -367,14 +313,8 @@ impl Cluster {
     /// # Panics
     /// When the instance refuses or stops answering.
     pub fn preload(&self, primary: HostNo, mib: usize) {
-        let mut client = Client::over(
-            self.host(primary)
-                .net
-                .connect(own_instance(), ASK)
-                .expect("connect"),
-            secs(30),
-        )
-        .expect("connect");
+        let mut client = Client::over(self.host(primary).net.connect(own_instance(), ASK).expect("connect"), secs(30))
+            .expect("connect");
         let value = vec![b'.'; 4096];
         for block in 0..mib {
             let mut request = Vec::new();
@@ -382,10 +322,7 @@ impl Cluster {
                 let key = format!("preload:{block}:{i}");
                 encode(&mut request, &[b"SET".as_slice(), key.as_bytes(), &value]);
             }
-            encode(
-                &mut request,
-                &["WAIT", "1", if block % 16 == 0 { "10000" } else { "1" }],
-            );
+            encode(&mut request, &["WAIT", "1", if block % 16 == 0 { "10000" } else { "1" }]);
             client.send(&request).expect("preload");
             for _ in 0..256 {
                 let reply = client.reply().expect("preload");
@@ -400,11 +337,7 @@ impl Cluster {
     /// # Panics
     /// When the instance does not answer.
     pub fn lost(&self, history: &History, on: HostNo) -> Vec<String> {
-        let stream = self
-            .host(on)
-            .net
-            .connect(own_instance(), ASK)
-            .expect("connect");
+        let stream = self.host(on).net.connect(own_instance(), ASK).expect("connect");
         let mut client = Client::over(stream, secs(5)).expect("connect");
         history.lost(&mut client).expect("MGET")
     }
@@ -414,11 +347,7 @@ impl Cluster {
     /// # Panics
     /// When the instance does not answer.
     pub fn lost_waited(&self, history: &History, replicas: i64, on: HostNo) -> Vec<String> {
-        let stream = self
-            .host(on)
-            .net
-            .connect(own_instance(), ASK)
-            .expect("connect");
+        let stream = self.host(on).net.connect(own_instance(), ASK).expect("connect");
         let mut client = Client::over(stream, secs(5)).expect("connect");
         history.lost_waited(&mut client, replicas).expect("MGET")
     }
@@ -434,11 +363,7 @@ fn follows(host: &Host, primary: HostNo, offset: i64) -> Result<(), String> {
     loop {
         let info = host.info().map_err(|e| format!("n{}: {e}", host.no))?;
         let field = |name: &str| info.get(name).cloned().unwrap_or_default();
-        let of = (
-            field("role"),
-            field("master_host"),
-            field("master_link_status"),
-        );
+        let of = (field("role"), field("master_host"), field("master_link_status"));
         if of != ("slave".into(), address(primary).to_string(), "up".into()) {
             return Err(format!("n{} does not follow n{primary}: {of:?}", host.no));
         }

@@ -23,9 +23,7 @@ pub struct Files {
 
 impl Files {
     pub fn create(lab: &Path, host: HostNo) -> io::Result<Self> {
-        let files = Self {
-            root: lab.join(format!("n{host}")),
-        };
+        let files = Self { root: lab.join(format!("n{host}")) };
         for dir in [files.redis(), files.agent(), files.run()] {
             std::fs::create_dir_all(dir)?;
         }
@@ -86,11 +84,7 @@ impl Files {
             self.redis().display(),
             self.run().join("redis.sock").display(),
         );
-        if !options
-            .redis_conf
-            .iter()
-            .any(|line| line.starts_with("save "))
-        {
+        if !options.redis_conf.iter().any(|line| line.starts_with("save ")) {
             conf.push_str("save \"\"\n");
         }
         for line in &options.redis_conf {
@@ -101,17 +95,8 @@ impl Files {
 
     pub fn write_key(&self, key: &[u8; 32]) -> io::Result<PathBuf> {
         let path = self.root.join("cluster.key");
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)?;
-        writeln!(
-            file,
-            "{}",
-            base64::engine::general_purpose::STANDARD.encode(key)
-        )?;
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        writeln!(file, "{}", base64::engine::general_purpose::STANDARD.encode(key))?;
         Ok(path)
     }
 
@@ -130,10 +115,7 @@ impl Files {
             let list: Vec<String> = members.iter().map(peer).collect();
             format!("members = {{ {} }}", list.join(", "))
         } else {
-            format!(
-                "join = [\"{}:7400\"]",
-                members.first().map_or(address(host), |&m| address(m))
-            )
+            format!("join = [\"{}:7400\"]", members.first().map_or(address(host), |&m| address(m)))
         };
         let mut toml = format!(
             "[node]\nname = \"n{host}\"\naddress = \"{}:7400\"\ndata_dir = \"{}\"\n\n\
@@ -154,11 +136,7 @@ impl Files {
         if options.http {
             toml.push_str("[http]\nlisten = \"127.0.0.1:7480\"\n\n");
         }
-        let _ = writeln!(
-            toml,
-            "[control]\nsocket = \"{}\"\n",
-            self.control().display()
-        );
+        let _ = writeln!(toml, "[control]\nsocket = \"{}\"\n", self.control().display());
         toml.push_str(&options.toml);
         std::fs::write(self.config(), toml)
     }
@@ -192,13 +170,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let files = Files::create(dir.path(), host).expect("directories");
         let key = files.write_key(&[7; 32]).expect("a key");
-        assert_eq!(
-            std::fs::metadata(&key).expect("a key").permissions().mode() & 0o777,
-            0o600
-        );
-        files
-            .write_config(host, witness, &[1, 2], &key, options)
-            .expect("a config");
+        assert_eq!(std::fs::metadata(&key).expect("a key").permissions().mode() & 0o777, 0o600);
+        files.write_config(host, witness, &[1, 2], &key, options).expect("a config");
         let text = std::fs::read_to_string(files.config()).expect("a config");
         text.parse().unwrap_or_else(|e| panic!("{e}\n{text}"))
     }
@@ -212,14 +185,8 @@ mod tests {
         let first = config(1, false, &options);
         assert_eq!(first["group"][0]["vip"].as_str(), Some("10.77.0.100/24"));
         assert_eq!(first["group"][0]["priority"].as_integer(), Some(0));
-        assert_eq!(
-            first["group"][0]["redis_unit"].as_str(),
-            Some("redis.service")
-        );
-        assert_eq!(
-            first["cluster"]["members"]["n2"].as_str(),
-            Some("10.77.0.2:7400")
-        );
+        assert_eq!(first["group"][0]["redis_unit"].as_str(), Some("redis.service"));
+        assert_eq!(first["cluster"]["members"]["n2"].as_str(), Some("10.77.0.2:7400"));
         assert_eq!(first["timing"]["lease_ms"].as_integer(), Some(800));
         assert_eq!(first["notify"]["command"].as_str(), Some("/bin/true"));
     }
@@ -228,12 +195,7 @@ mod tests {
     fn witnesses_have_no_group_and_latecomers_join() {
         let late = config(3, true, &Options::new(2));
         assert!(!late.contains_key("group"));
-        assert!(
-            !late["cluster"]
-                .as_table()
-                .expect("a table")
-                .contains_key("members")
-        );
+        assert!(!late["cluster"].as_table().expect("a table").contains_key("members"));
         assert_eq!(late["cluster"]["join"][0].as_str(), Some("10.77.0.1:7400"));
     }
 }

@@ -82,13 +82,10 @@ pub struct Log {
 impl Log {
     /// The index of a reign, new or known.
     pub fn reign(&mut self, reign: Reign) -> usize {
-        self.reigns
-            .iter()
-            .position(|known| *known == reign)
-            .unwrap_or_else(|| {
-                self.reigns.push(reign);
-                self.reigns.len() - 1
-            })
+        self.reigns.iter().position(|known| *known == reign).unwrap_or_else(|| {
+            self.reigns.push(reign);
+            self.reigns.len() - 1
+        })
     }
 
     pub fn key(&self, n: u64) -> String {
@@ -124,19 +121,12 @@ pub struct History {
 
 impl History {
     pub fn of(logs: impl IntoIterator<Item = Log>) -> Self {
-        Self {
-            logs: logs.into_iter().collect(),
-        }
+        Self { logs: logs.into_iter().collect() }
     }
 
     /// The part that one kind of writer wrote, e.g. `vip`.
     pub fn by(&self, writer: &str) -> Self {
-        Self::of(
-            self.logs
-                .iter()
-                .filter(|log| log.writer.starts_with(writer))
-                .cloned(),
-        )
+        Self::of(self.logs.iter().filter(|log| log.writer.starts_with(writer)).cloned())
     }
 
     pub fn writes(&self) -> impl Iterator<Item = &Write> {
@@ -164,27 +154,17 @@ impl History {
     /// The longest time between successive acknowledgements within `window`,
     /// its two ends included.
     pub fn gap(&self, window: Range<Instant>) -> Duration {
-        let mut acks: Vec<Instant> = self
-            .writes()
-            .filter(|w| w.acked())
-            .map(|w| w.done)
-            .collect();
+        let mut acks: Vec<Instant> = self.writes().filter(|w| w.acked()).map(|w| w.done).collect();
         acks.retain(|at| window.contains(at));
         acks.sort();
         let ends = std::iter::once(window.start).chain(acks.iter().copied());
         let next = acks.iter().copied().chain([window.end]);
-        ends.zip(next)
-            .map(|(a, b)| b.saturating_duration_since(a))
-            .max()
-            .unwrap_or_default()
+        ends.zip(next).map(|(a, b)| b.saturating_duration_since(a)).max().unwrap_or_default()
     }
 
     /// The first acknowledgement at or after a moment, counted from it.
     pub fn first_ack_after(&self, at: Instant) -> Option<Duration> {
-        self.writes()
-            .filter(|w| w.acked() && w.sent >= at)
-            .map(|w| w.done - at)
-            .min()
+        self.writes().filter(|w| w.acked() && w.sent >= at).map(|w| w.done - at).min()
     }
 
     /// All reigns that acknowledged anything, by their first acknowledgement.
@@ -223,8 +203,7 @@ impl History {
             }
             for younger in &seen[i + 1..] {
                 let same = elder.reign.run_id == younger.reign.run_id;
-                let overlaps =
-                    elder.last_sent > younger.first_ack && younger.last_sent > elder.first_ack;
+                let overlaps = elder.last_sent > younger.first_ack && younger.last_sent > elder.first_ack;
                 if !same && overlaps {
                     violations.push(self.violation(elder, younger, younger.first_ack));
                 }
@@ -258,37 +237,21 @@ impl History {
         self.lost_where(client, |w| w.acked_by(replicas))
     }
 
-    fn lost_where(
-        &self,
-        client: &mut Client,
-        which: impl Fn(&Write) -> bool,
-    ) -> io::Result<Vec<String>> {
+    fn lost_where(&self, client: &mut Client, which: impl Fn(&Write) -> bool) -> io::Result<Vec<String>> {
         let mut lost = Vec::new();
         for log in &self.logs {
-            let numbers: BTreeSet<u64> = log
-                .writes
-                .iter()
-                .filter(|w| which(w))
-                .map(|w| w.n)
-                .collect();
+            let numbers: BTreeSet<u64> = log.writes.iter().filter(|w| which(w)).map(|w| w.n).collect();
             let numbers: Vec<u64> = numbers.into_iter().collect();
             for batch in numbers.chunks(BATCH) {
                 let keys: Vec<String> = batch.iter().map(|&n| log.key(n)).collect();
-                let args: Vec<&str> = std::iter::once("MGET")
-                    .chain(keys.iter().map(String::as_str))
-                    .collect();
+                let args: Vec<&str> = std::iter::once("MGET").chain(keys.iter().map(String::as_str)).collect();
                 let reply = client.command(&args)?;
                 if reply.items().len() != keys.len() {
                     return Err(io::Error::other(format!("MGET answered {}", reply.text())));
                 }
                 let found = reply.items().iter();
-                let kept = |(reply, n): (&Reply, &u64)| {
-                    reply.text().split(' ').next() == Some(&n.to_string())
-                };
-                let missing = keys
-                    .into_iter()
-                    .zip(found.zip(batch).map(kept))
-                    .filter(|(_, kept)| !kept);
+                let kept = |(reply, n): (&Reply, &u64)| reply.text().split(' ').next() == Some(&n.to_string());
+                let missing = keys.into_iter().zip(found.zip(batch).map(kept)).filter(|(_, kept)| !kept);
                 lost.extend(missing.map(|(key, _)| key));
             }
         }
@@ -303,15 +266,9 @@ mod tests {
     /// (instance, replid, sent ms, acked ms) of acknowledged writes.
     fn history(writes: &[(&str, &str, u64, u64)]) -> (History, Instant) {
         let start = Instant::now();
-        let mut log = Log {
-            writer: "w".into(),
-            ..Log::default()
-        };
+        let mut log = Log { writer: "w".into(), ..Log::default() };
         for (n, &(run_id, replid, sent, acked)) in writes.iter().enumerate() {
-            let reign = log.reign(Reign {
-                run_id: run_id.into(),
-                replid: (!replid.is_empty()).then(|| replid.into()),
-            });
+            let reign = log.reign(Reign { run_id: run_id.into(), replid: (!replid.is_empty()).then(|| replid.into()) });
             log.writes.push(Write {
                 n: n as u64,
                 sent: start + Duration::from_millis(sent),
@@ -329,36 +286,20 @@ mod tests {
 
     #[test]
     fn one_after_the_other_is_legal() {
-        assert_eq!(
-            violations(&[("a", "1", 0, 1), ("a", "1", 5, 6), ("b", "2", 7, 8)]),
-            0
-        );
+        assert_eq!(violations(&[("a", "1", 0, 1), ("a", "1", 5, 6), ("b", "2", 7, 8)]), 0);
         // Sent to the old one before the new one answered, acknowledged after.
-        assert_eq!(
-            violations(&[("a", "1", 0, 1), ("a", "1", 5, 9), ("b", "2", 6, 8)]),
-            0
-        );
+        assert_eq!(violations(&[("a", "1", 0, 1), ("a", "1", 5, 9), ("b", "2", 6, 8)]), 0);
     }
 
     #[test]
     fn handed_back_is_legal_as_a_new_reign() {
-        let back = [
-            ("a", "1", 0, 1),
-            ("b", "2", 5, 6),
-            ("a", "3", 9, 10),
-            ("b", "4", 12, 13),
-        ];
+        let back = [("a", "1", 0, 1), ("b", "2", 5, 6), ("a", "3", 9, 10), ("b", "4", 12, 13)];
         assert_eq!(violations(&back), 0);
     }
 
     #[test]
     fn the_old_one_still_serving_is_found() {
-        let (history, _) = history(&[
-            ("a", "1", 0, 1),
-            ("b", "2", 5, 6),
-            ("a", "1", 7, 8),
-            ("b", "2", 9, 10),
-        ]);
+        let (history, _) = history(&[("a", "1", 0, 1), ("b", "2", 5, 6), ("a", "1", 7, 8), ("b", "2", 9, 10)]);
         let found = history.two_servers();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].writes, ["w:2"]);
@@ -368,14 +309,8 @@ mod tests {
 
     #[test]
     fn one_late_write_of_the_old_one_suffices_and_so_does_one_of_the_new() {
-        assert_eq!(
-            violations(&[("a", "1", 0, 1), ("b", "2", 5, 6), ("a", "1", 7, 8)]),
-            1
-        );
-        assert_eq!(
-            violations(&[("b", "2", 5, 6), ("a", "1", 7, 8), ("b", "2", 9, 10)]),
-            1
-        );
+        assert_eq!(violations(&[("a", "1", 0, 1), ("b", "2", 5, 6), ("a", "1", 7, 8)]), 1);
+        assert_eq!(violations(&[("b", "2", 5, 6), ("a", "1", 7, 8), ("b", "2", 9, 10)]), 1);
     }
 
     #[test]
@@ -385,12 +320,7 @@ mod tests {
 
     #[test]
     fn three_reigns_name_the_pair() {
-        let three = [
-            ("a", "1", 0, 1),
-            ("b", "2", 5, 6),
-            ("c", "3", 8, 9),
-            ("b", "2", 10, 11),
-        ];
+        let three = [("a", "1", 0, 1), ("b", "2", 5, 6), ("c", "3", 8, 9), ("b", "2", 10, 11)];
         assert_eq!(history(&three).0.two_servers()[0].younger.run_id, "c");
         assert_eq!(violations(&three), 1);
     }
@@ -417,9 +347,6 @@ mod tests {
         assert_eq!(history.gap(at(0)..at(50)), Duration::from_millis(30));
         assert_eq!(history.gap(at(0)..at(100)), Duration::from_millis(55));
         assert_eq!(history.gap(at(50)..at(70)), Duration::from_millis(20));
-        assert_eq!(
-            history.first_ack_after(at(0)),
-            Some(Duration::from_millis(10))
-        );
+        assert_eq!(history.first_ack_after(at(0)), Some(Duration::from_millis(10)));
     }
 }

@@ -83,10 +83,7 @@ impl Options {
 
     /// Redis without agents: the test moves the posts by hand.
     pub fn redis_only(data: u8) -> Self {
-        Self {
-            agents: false,
-            ..Self::new(data)
-        }
+        Self { agents: false, ..Self::new(data) }
     }
 
     pub fn with_witnesses(self, witnesses: u8) -> Self {
@@ -147,12 +144,7 @@ impl Host {
     pub fn cmd(&self, args: &[&str]) -> Reply {
         let reply = self.client().and_then(|mut c| c.command(args));
         let reply = reply.unwrap_or_else(|e| panic!("n{}: {args:?}: {e}", self.no));
-        assert!(
-            !reply.is_error(),
-            "n{}: {args:?}: {}",
-            self.no,
-            reply.text()
-        );
+        assert!(!reply.is_error(), "n{}: {args:?}: {}", self.no, reply.text());
         reply
     }
 }

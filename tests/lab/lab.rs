@@ -39,10 +39,7 @@ pub fn seed() -> u64 {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         since.map_or(0, |d| d.as_nanos() as u64)
     };
-    let seed = std::env::var("LAB_SEED")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or_else(now);
+    let seed = std::env::var("LAB_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(now);
     println!("LAB_SEED={seed}");
     seed
 }
@@ -52,11 +49,7 @@ pub fn seed() -> u64 {
 /// # Panics
 /// When `bound` passes first; it then names what was waited for and the last
 /// reason for not having it.
-pub fn wait_for<T, E: Debug>(
-    what: &str,
-    bound: Duration,
-    mut ask: impl FnMut() -> Result<T, E>,
-) -> T {
+pub fn wait_for<T, E: Debug>(what: &str, bound: Duration, mut ask: impl FnMut() -> Result<T, E>) -> T {
     let end = Instant::now() + bound;
     loop {
         match ask() {
@@ -84,16 +77,9 @@ impl LabDir {
     /// Named after the running test. Short: socket paths must fit 108 bytes.
     pub fn new() -> std::io::Result<Self> {
         let thread = std::thread::current();
-        let name = thread
-            .name()
-            .unwrap_or("lab")
-            .rsplit("::")
-            .next()
-            .unwrap_or("lab");
+        let name = thread.name().unwrap_or("lab").rsplit("::").next().unwrap_or("lab");
         let name: String = name.chars().take(32).collect();
-        let dir = tempfile::Builder::new()
-            .prefix(&format!("lab-{name}-"))
-            .tempdir()?;
+        let dir = tempfile::Builder::new().prefix(&format!("lab-{name}-")).tempdir()?;
         Ok(Self { path: dir.keep() })
     }
 
@@ -129,10 +115,7 @@ fn show_logs(dir: &Path) {
             let text = String::from_utf8_lossy(&text);
             let lines: Vec<&str> = text.lines().collect();
             println!("--- {} (last of {} lines)", path.display(), lines.len());
-            lines
-                .iter()
-                .skip(lines.len().saturating_sub(TAIL))
-                .for_each(|line| println!("{line}"));
+            lines.iter().skip(lines.len().saturating_sub(TAIL)).for_each(|line| println!("{line}"));
         }
     }
 }

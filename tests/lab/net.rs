@@ -52,15 +52,11 @@ pub fn impossible() -> Option<String> {
 /// it leaves that thread in the new namespace.
 fn make() -> io::Result<(OwnedFd, OwnedFd)> {
     let at = |what: &str, error: nix::Error| {
-        io::Error::new(
-            io::Error::from(error).kind(),
-            format!("{what}: {}", error.desc()),
-        )
+        io::Error::new(io::Error::from(error).kind(), format!("{what}: {}", error.desc()))
     };
     unshare(CloneFlags::CLONE_NEWNET).map_err(|e| at("a network namespace needs root", e))?;
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    let ns = open("/proc/thread-self/ns/net", flags, Mode::empty())
-        .map_err(|e| at("/proc/thread-self/ns/net", e))?;
+    let ns = open("/proc/thread-self/ns/net", flags, Mode::empty()).map_err(|e| at("/proc/thread-self/ns/net", e))?;
     let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let tap = open("/dev/net/tun", flags, Mode::empty()).map_err(|e| at("/dev/net/tun", e))?;
     #[repr(C)]
@@ -112,11 +108,7 @@ pub struct HostNet {
 impl HostNet {
     /// Makes the namespace, gives it its addresses and plugs it in.
     pub fn boot(no: HostNo, switch: &Arc<Switch>) -> io::Result<Arc<Self>> {
-        let host = Arc::new(Self {
-            no,
-            switch: Arc::clone(switch),
-            current: Mutex::new(None),
-        });
+        let host = Arc::new(Self { no, switch: Arc::clone(switch), current: Mutex::new(None) });
         host.reboot()?;
         Ok(host)
     }
@@ -125,9 +117,8 @@ impl HostNet {
     /// no ARP cache, no half-closed connection.
     pub fn reboot(&self) -> io::Result<()> {
         self.unplug();
-        let (ns, tap) = std::thread::spawn(make)
-            .join()
-            .map_err(|_| io::Error::other("the namespace's thread panicked"))??;
+        let (ns, tap) =
+            std::thread::spawn(make).join().map_err(|_| io::Error::other("the namespace's thread panicked"))??;
         *self.slot() = Some(Arc::new(Netns { fd: ns }));
         self.switch.attach(self.no, tap);
         let no = self.no;
@@ -154,12 +145,7 @@ impl HostNet {
 
     /// The namespace of the host's present boot.
     pub fn netns(&self) -> io::Result<Arc<Netns>> {
-        let off = || {
-            io::Error::new(
-                io::ErrorKind::NetworkDown,
-                format!("host {} is off", self.no),
-            )
-        };
+        let off = || io::Error::new(io::ErrorKind::NetworkDown, format!("host {} is off", self.no));
         self.slot().clone().ok_or_else(off)
     }
 
@@ -174,9 +160,7 @@ impl HostNet {
                 ns.enter().expect("setns");
                 body()
             });
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
@@ -199,8 +183,7 @@ impl HostNet {
     /// # Panics
     /// When `ip` refuses.
     pub fn ip(&self, args: &str) {
-        self.ip_batch(&format!("{args}\n"))
-            .unwrap_or_else(|e| panic!("host {}: ip {args}: {e}", self.no));
+        self.ip_batch(&format!("{args}\n")).unwrap_or_else(|e| panic!("host {}: ip {args}: {e}", self.no));
     }
 
     fn ip_batch(&self, lines: &str) -> io::Result<()> {
@@ -211,24 +194,17 @@ impl HostNet {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
-        child
-            .stdin
-            .take()
-            .map_or(Ok(()), |mut stdin| stdin.write_all(lines.as_bytes()))?;
+        child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(lines.as_bytes()))?;
         let output = child.wait_with_output()?;
         if output.status.success() {
             return Ok(());
         }
-        Err(io::Error::other(
-            String::from_utf8_lossy(&output.stderr).into_owned(),
-        ))
+        Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()))
     }
 
     /// Every address of `eth0` right now.
     pub fn addresses(&self) -> Vec<IpAddr> {
-        self.netns()
-            .map(|_| self.run(|| local_addresses().expect("getifaddrs")))
-            .unwrap_or_default()
+        self.netns().map(|_| self.run(|| local_addresses().expect("getifaddrs"))).unwrap_or_default()
     }
 
     /// Connects from inside the host; the socket works on any thread.
@@ -246,10 +222,7 @@ pub fn local_addresses() -> nix::Result<Vec<IpAddr>> {
         let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
         v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
     };
-    Ok(nix::ifaddrs::getifaddrs()?
-        .filter(of_eth0)
-        .filter_map(ip)
-        .collect())
+    Ok(nix::ifaddrs::getifaddrs()?.filter(of_eth0).filter_map(ip).collect())
 }
 
 /// Makes a command start inside a namespace and die with its parent thread.
@@ -272,10 +245,7 @@ pub fn inside(command: &mut Command, ns: Arc<Netns>) {
 
 /// Runs a command to its end; kills it and says so when `bound` passes first.
 pub fn output_within(command: &mut Command, bound: Duration) -> io::Result<Output> {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
     let (out, err) = (child.stdout.take(), child.stderr.take());
     std::thread::scope(|scope| {
@@ -295,11 +265,7 @@ pub fn output_within(command: &mut Command, bound: Duration) -> io::Result<Outpu
             }
             std::thread::sleep(Duration::from_millis(2));
         };
-        Ok(Output {
-            status,
-            stdout: out.join().unwrap_or_default(),
-            stderr: err.join().unwrap_or_default(),
-        })
+        Ok(Output { status, stdout: out.join().unwrap_or_default(), stderr: err.join().unwrap_or_default() })
     })
 }
 

@@ -71,18 +71,12 @@ impl Default for Policy {
 impl Policy {
     /// A link that loses this share of its frames.
     pub fn lossy(drop: f64) -> Self {
-        Self {
-            drop,
-            ..Self::default()
-        }
+        Self { drop, ..Self::default() }
     }
 
     /// A link that takes this long one way.
     pub fn slow(delay: Duration) -> Self {
-        Self {
-            delay,
-            ..Self::default()
-        }
+        Self { delay, ..Self::default() }
     }
 
     pub fn with_jitter(self, jitter: Duration) -> Self {
@@ -202,19 +196,14 @@ mod tests {
 
     #[test]
     fn the_seed_alone_decides() {
-        let policy = Policy::lossy(0.2)
-            .with_jitter(Duration::from_millis(4))
-            .with_reorder(0.1);
+        let policy = Policy::lossy(0.2).with_jitter(Duration::from_millis(4)).with_reorder(0.1);
         assert_eq!(fates(7, policy), fates(7, policy));
         assert_ne!(fates(7, policy), fates(8, policy));
     }
 
     #[test]
     fn loss_is_about_what_was_asked() {
-        let lost = fates(1, Policy::lossy(0.3))
-            .iter()
-            .filter(|f| f.is_none())
-            .count();
+        let lost = fates(1, Policy::lossy(0.3)).iter().filter(|f| f.is_none()).count();
         assert!((80..160).contains(&lost), "{lost} of 400 lost at 30 %");
     }
 

@@ -74,25 +74,14 @@ impl Proc {
     /// Starts the process, and returns when it has been spawned.
     pub fn start(spec: Spec) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            state: Mutex::new(State {
-                restart: spec.restart,
-                ..State::default()
-            }),
+            state: Mutex::new(State { restart: spec.restart, ..State::default() }),
             changed: Condvar::new(),
         });
         let name = spec.name.clone();
         let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name(name.clone())
-            .spawn(move || supervise(&theirs, &spec))?;
-        let process = Self {
-            shared,
-            thread: Some(thread),
-            name,
-        };
-        process.wait(Duration::from_secs(5), |s| {
-            s.starts > 0 || s.error.is_some()
-        });
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || supervise(&theirs, &spec))?;
+        let process = Self { shared, thread: Some(thread), name };
+        process.wait(Duration::from_secs(5), |s| s.starts > 0 || s.error.is_some());
         let error = process.shared.lock().error.clone();
         match error {
             Some(error) => Err(io::Error::other(error)),
@@ -101,10 +90,7 @@ impl Proc {
     }
 
     pub fn pid(&self) -> Option<u32> {
-        self.shared
-            .lock()
-            .pid
-            .map(|pid| pid.as_raw().cast_unsigned())
+        self.shared.lock().pid.map(|pid| pid.as_raw().cast_unsigned())
     }
 
     pub fn is_running(&self) -> bool {
@@ -175,9 +161,7 @@ impl Proc {
     pub fn release(&self) {
         self.shared.lock().held = false;
         self.shared.changed.notify_all();
-        self.wait(Duration::from_secs(5), |s| {
-            s.pid.is_some() || s.error.is_some()
-        });
+        self.wait(Duration::from_secs(5), |s| s.pid.is_some() || s.error.is_some());
         let error = self.shared.lock().error.clone();
         assert!(error.is_none(), "{}: {error:?}", self.name);
     }
@@ -196,20 +180,13 @@ impl Proc {
     }
 
     fn wait(&self, bound: Duration, done: impl Fn(&State) -> bool) {
-        assert!(
-            self.try_wait(bound, done),
-            "{} not as awaited within {bound:?}",
-            self.name
-        );
+        assert!(self.try_wait(bound, done), "{} not as awaited within {bound:?}", self.name);
     }
 
     fn try_wait(&self, bound: Duration, done: impl Fn(&State) -> bool) -> bool {
         let state = self.shared.lock();
-        let (state, _) = self
-            .shared
-            .changed
-            .wait_timeout_while(state, bound, |s| !done(s))
-            .unwrap_or_else(PoisonError::into_inner);
+        let (state, _) =
+            self.shared.changed.wait_timeout_while(state, bound, |s| !done(s)).unwrap_or_else(PoisonError::into_inner);
         done(&state)
     }
 }
@@ -232,10 +209,7 @@ impl Drop for Proc {
 fn supervise(shared: &Shared, spec: &Spec) {
     loop {
         let state = shared.lock();
-        let mut state = shared
-            .changed
-            .wait_while(state, |s| s.held && !s.quit)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = shared.changed.wait_while(state, |s| s.held && !s.quit).unwrap_or_else(PoisonError::into_inner);
         if state.quit {
             return;
         }
@@ -254,9 +228,7 @@ fn supervise(shared: &Shared, spec: &Spec) {
         shared.changed.notify_all();
 
         // Not reaped here: until the lock is held the pid must stay taken.
-        while let Err(nix::Error::EINTR) =
-            waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
-        {}
+        while let Err(nix::Error::EINTR) = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {}
         let mut state = shared.lock();
         // What it forked goes with it, as with a systemd unit.
         let _ = killpg(pid, Signal::SIGKILL);
@@ -285,10 +257,7 @@ fn rest(shared: &Shared) {
 }
 
 fn spawn(spec: &Spec, start: u32) -> io::Result<Child> {
-    let mut log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&spec.log)?;
+    let mut log = OpenOptions::new().create(true).append(true).open(&spec.log)?;
     writeln!(log, "--- start {start}")?;
     let mut command = Command::new(&spec.program);
     command
@@ -317,10 +286,7 @@ fn stop_post(spec: &Spec) {
         return;
     };
     let mut command = Command::new(&spec.program);
-    command
-        .args(args)
-        .envs(spec.env.iter().map(|(k, v)| (k, v)))
-        .stdin(Stdio::null());
+    command.args(args).envs(spec.env.iter().map(|(k, v)| (k, v))).stdin(Stdio::null());
     inside(&mut command, ns);
     let said = match output_within(&mut command, STOP_POST_MAX) {
         Ok(output) => format!(

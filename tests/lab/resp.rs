@@ -61,9 +61,7 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(reply))?;
         stream.set_write_timeout(Some(reply))?;
-        Ok(Self {
-            stream: BufReader::with_capacity(64 << 10, stream),
-        })
+        Ok(Self { stream: BufReader::with_capacity(64 << 10, stream) })
     }
 
     /// Sends bytes that [`encode`] made.
@@ -80,9 +78,7 @@ impl Client {
 
     /// `INFO` as a map, e.g. `["replication"]`.
     pub fn info(&mut self, sections: &[&str]) -> io::Result<BTreeMap<String, String>> {
-        let args: Vec<&str> = std::iter::once("INFO")
-            .chain(sections.iter().copied())
-            .collect();
+        let args: Vec<&str> = std::iter::once("INFO").chain(sections.iter().copied()).collect();
         let reply = self.command(&args)?;
         if reply.is_error() {
             return Err(io::Error::other(reply.text()));
@@ -100,9 +96,7 @@ impl Client {
     fn reply_at(&mut self, depth: usize) -> io::Result<Reply> {
         let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
         let mut line = Vec::new();
-        (&mut self.stream)
-            .take(64 << 10)
-            .read_until(b'\n', &mut line)?;
+        (&mut self.stream).take(64 << 10).read_until(b'\n', &mut line)?;
         let Some(rest) = line.strip_suffix(b"\r\n") else {
             return Err(io::ErrorKind::UnexpectedEof.into());
         };
@@ -113,20 +107,16 @@ impl Client {
             Some(b'-') => Ok(Reply::Error(text)),
             Some(b':') => Ok(Reply::Int(number()?)),
             Some(b'$' | b'*') if number()? < 0 => Ok(Reply::Nil),
-            Some(b'$' | b'*') if number()? > LEN_MAX || depth > 8 => {
-                Err(bad("too long or too deep"))
-            }
+            Some(b'$' | b'*') if number()? > LEN_MAX || depth > 8 => Err(bad("too long or too deep")),
             Some(b'$') => {
                 let mut body = vec![0; usize::try_from(number()?).unwrap_or(0) + 2];
                 self.stream.read_exact(&mut body)?;
                 body.truncate(body.len() - 2);
                 Ok(Reply::Bulk(body))
             }
-            Some(b'*') => Ok(Reply::Array(
-                (0..number()?)
-                    .map(|_| self.reply_at(depth + 1))
-                    .collect::<io::Result<_>>()?,
-            )),
+            Some(b'*') => {
+                Ok(Reply::Array((0..number()?).map(|_| self.reply_at(depth + 1)).collect::<io::Result<_>>()?))
+            }
             _ => Err(bad("no RESP reply")),
         }
     }

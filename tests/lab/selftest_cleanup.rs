@@ -22,25 +22,17 @@ impl Traces {
         let nets = c.hosts.values().map(|h| &h.net).chain([&c.client]);
         Self {
             pids: c.hosts.values().filter_map(|h| h.redis().pid()).collect(),
-            namespaces: nets
-                .map(|n| n.netns().expect("on").inode().expect("inode"))
-                .collect(),
+            namespaces: nets.map(|n| n.netns().expect("on").inode().expect("inode")).collect(),
             dir: c.dir.path().into(),
         }
     }
 
     /// What is still there of processes and namespaces.
     fn left(&self) -> Vec<String> {
-        let processes = self
-            .pids
-            .iter()
-            .filter(|pid| alive(**pid))
-            .map(|pid| format!("process {pid}"));
+        let processes = self.pids.iter().filter(|pid| alive(**pid)).map(|pid| format!("process {pid}"));
         let used = namespaces_in_use();
         let namespaces = self.namespaces.iter().map(|inode| format!("net:[{inode}]"));
-        processes
-            .chain(namespaces.filter(|name| used.contains(name)))
-            .collect()
+        processes.chain(namespaces.filter(|name| used.contains(name))).collect()
     }
 
     fn wait_gone(&self) {
@@ -55,37 +47,19 @@ impl Traces {
 /// A zombie nobody reaped yet is no longer running.
 fn alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')')
-        .next()
-        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
 }
 
 /// Every network namespace that a thread is in or a descriptor holds.
 fn namespaces_in_use() -> Vec<String> {
-    let list = |path: PathBuf| {
-        std::fs::read_dir(path)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|e| e.path())
-    };
+    let list = |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path());
     let numeric = |path: &PathBuf| {
-        path.file_name()
-            .and_then(|name| name.to_str())
-            .is_some_and(|name| name.parse::<u32>().is_ok())
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<u32>().is_ok())
     };
-    let tasks: Vec<PathBuf> = list("/proc".into())
-        .filter(numeric)
-        .flat_map(|p| list(p.join("task")))
-        .collect();
-    let links = tasks
-        .iter()
-        .flat_map(|task| list(task.join("fd")).chain([task.join("ns/net")]));
+    let tasks: Vec<PathBuf> = list("/proc".into()).filter(numeric).flat_map(|p| list(p.join("task"))).collect();
+    let links = tasks.iter().flat_map(|task| list(task.join("fd")).chain([task.join("ns/net")]));
     let names = links.filter_map(|link| std::fs::read_link(link).ok());
-    names
-        .map(|name| name.display().to_string())
-        .filter(|name| name.starts_with("net:"))
-        .collect()
+    names.map(|name| name.display().to_string()).filter(|name| name.starts_with("net:")).collect()
 }
 
 #[test]
@@ -106,10 +80,7 @@ fn a_panicking_test_keeps_its_directory_alone() {
         let traces = traces.lock().expect("lock").clone();
         assert!(panicked.is_err());
         traces.wait_gone();
-        assert!(
-            traces.dir.join("n1/redis.log").exists(),
-            "the logs of a failed test are gone"
-        );
+        assert!(traces.dir.join("n1/redis.log").exists(), "the logs of a failed test are gone");
         std::fs::remove_dir_all(&traces.dir).expect("the kept directory");
     });
 }
@@ -146,22 +117,14 @@ fn to_be_killed() {
 fn a_killed_harness_leaves_no_process_and_no_namespace() {
     in_lab(|| {
         let mut child = Command::new(std::env::current_exe().expect("own path"))
-            .args([
-                "--exact",
-                "selftest_cleanup::to_be_killed",
-                "--ignored",
-                "--nocapture",
-            ])
+            .args(["--exact", "selftest_cleanup::to_be_killed", "--ignored", "--nocapture"])
             .env(CHILD, "1")
             .stdout(Stdio::piped())
             .process_group(0)
             .spawn()
             .expect("the test binary");
         let out = BufReader::new(child.stdout.take().expect("stdout"));
-        let line = out
-            .lines()
-            .map_while(Result::ok)
-            .find(|line| line.contains("traces "));
+        let line = out.lines().map_while(Result::ok).find(|line| line.contains("traces "));
         let traces = parse(line.as_deref().unwrap_or_default());
         child.kill().expect("SIGKILL");
         child.wait().expect("its end");
@@ -177,10 +140,7 @@ fn parse(line: &str) -> Option<Traces> {
     let (namespaces, dir) = rest.split_once("] ")?;
     Some(Traces {
         pids: pids.split(", ").filter_map(|n| n.parse().ok()).collect(),
-        namespaces: namespaces
-            .split(", ")
-            .filter_map(|n| n.parse().ok())
-            .collect(),
+        namespaces: namespaces.split(", ").filter_map(|n| n.parse().ok()).collect(),
         dir: dir.into(),
     })
 }

@@ -14,9 +14,7 @@ use crate::switch::{HostNo, Switch, WIRE_PRIORITY, be_prompt};
 
 fn wire(seed: u64, hosts: u8) -> (Arc<Switch>, Vec<Arc<HostNet>>) {
     let wire = Arc::new(Switch::start(seed).expect("a switch"));
-    let hosts = (1..=hosts)
-        .map(|no| HostNet::boot(no, &wire).expect("a host"))
-        .collect();
+    let hosts = (1..=hosts).map(|no| HostNet::boot(no, &wire).expect("a host")).collect();
     (wire, hosts)
 }
 
@@ -83,16 +81,8 @@ fn round_trip_is_short_and_delays_are_exact() {
         let quickest = |what: &str, target: IpAddr, count: u32| {
             let tries = (0..5).map(|_| {
                 let times = round_trips(&hosts[0], &hosts[1], target, count);
-                assert!(
-                    times.len() > count as usize * 9 / 10,
-                    "{} of {count} answers",
-                    times.len()
-                );
-                println!(
-                    "{what}: median {:?}, p99 {:?}",
-                    median(&times),
-                    times[times.len() * 99 / 100]
-                );
+                assert!(times.len() > count as usize * 9 / 10, "{} of {count} answers", times.len());
+                println!("{what}: median {:?}, p99 {:?}", median(&times), times[times.len() * 99 / 100]);
                 median(&times)
             });
             tries.min().expect("a try")
@@ -115,8 +105,7 @@ fn received(seed: u64, policy: Policy, count: u32) -> (BTreeSet<u32>, BTreeSet<u
     let start = Instant::now();
     for n in 0..count {
         std::thread::sleep((start + ms(1) * n).saturating_duration_since(Instant::now()));
-        here.send_to(&n.to_be_bytes(), (mapped(2), 7))
-            .expect("send");
+        here.send_to(&n.to_be_bytes(), (mapped(2), 7)).expect("send");
     }
     let mut seen = BTreeSet::new();
     let mut late = BTreeSet::new();
@@ -171,21 +160,13 @@ fn partitions_and_isolation_cut_what_they_say() {
             !round_trips(&hosts[a], &hosts[b], target, 3).is_empty()
         };
         wire.partition(&[3]);
-        assert_eq!(
-            (reach(0, 1), reach(0, 2), reach(2, 1)),
-            (true, false, false)
-        );
+        assert_eq!((reach(0, 1), reach(0, 2), reach(2, 1)), (true, false, false));
         wire.heal_all();
         wire.isolate(1);
-        assert_eq!(
-            (reach(0, 1), reach(2, 0), reach(1, 2)),
-            (false, false, true)
-        );
+        assert_eq!((reach(0, 1), reach(2, 0), reach(1, 2)), (false, false, true));
         wire.heal(1);
         // Resolution of the address may have failed meanwhile: it is tried anew.
-        wait_for("way back", secs(5), || {
-            if reach(0, 1) { Ok(()) } else { Err("none") }
-        });
+        wait_for("way back", secs(5), || if reach(0, 1) { Ok(()) } else { Err("none") });
     });
 }
 
@@ -194,9 +175,7 @@ fn carrier_loss_is_seen_by_the_host() {
     in_lab(|| {
         let (wire, hosts) = wire(1, 2);
         let link = || {
-            let output = hosts[1]
-                .output("ip", &["-o", "link", "show", "eth0"], secs(5))
-                .expect("ip");
+            let output = hosts[1].output("ip", &["-o", "link", "show", "eth0"], secs(5)).expect("ip");
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
         assert!(link().contains("LOWER_UP"), "{}", link());
@@ -217,17 +196,13 @@ fn carrier_loss_is_seen_by_the_host() {
 fn announcements_are_seen() {
     in_lab(|| {
         let (wire, hosts) = wire(1, 2);
-        hosts[0]
-            .run(|| std::fs::write("/proc/sys/net/ipv4/conf/eth0/arp_notify", "1"))
-            .expect("sysctl");
+        hosts[0].run(|| std::fs::write("/proc/sys/net/ipv4/conf/eth0/arp_notify", "1")).expect("sysctl");
         let before = Instant::now();
         hosts[0].ip("link set eth0 down");
         hosts[0].ip("link set eth0 up");
         wait_for("gratuitous ARP", secs(2), || {
             let seen = wire.announcements();
-            let ours = seen
-                .iter()
-                .any(|a| a.at > before && a.from == 1 && a.address == address(1));
+            let ours = seen.iter().any(|a| a.at > before && a.from == 1 && a.address == address(1));
             if ours { Ok(()) } else { Err(seen) }
         });
     });
@@ -240,10 +215,7 @@ fn a_rebooted_host_remembers_nothing() {
         hosts[0].ip("addr add 10.77.0.100/32 dev eth0");
         let before = hosts[0].netns().expect("on").inode().expect("inode");
         hosts[0].reboot().expect("reboot");
-        assert_ne!(
-            hosts[0].netns().expect("on").inode().expect("inode"),
-            before
-        );
+        assert_ne!(hosts[0].netns().expect("on").inode().expect("inode"), before);
         assert!(!hosts[0].addresses().contains(&crate::net::VIP.into()));
         assert!(!round_trips(&hosts[1], &hosts[0], mapped(1), 5).is_empty());
         hosts[0].unplug();

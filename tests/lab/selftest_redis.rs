@@ -102,21 +102,12 @@ fn a_failover_by_hand_is_judged_clean() {
         assert!(gap > ms(1) && gap < secs(3), "{gap:?}");
         assert!(vip.failed() >= 1 && vip.acked() > 300);
         assert_eq!(history.reigns().len(), 2);
-        assert!(
-            history.two_servers().is_empty(),
-            "{:?}",
-            history.two_servers()
-        );
+        assert!(history.two_servers().is_empty(), "{:?}", history.two_servers());
         // What was acknowledged in the last moment may be gone; all that is
         // judged here is that the check looks at real keys.
         let lost = c.lost(&history, 2);
         assert!(lost.len() < 200, "{} lost", lost.len());
-        let last = history.by("vip").logs[0]
-            .writes
-            .iter()
-            .rfind(|w| w.acked())
-            .expect("a write")
-            .n;
+        let last = history.by("vip").logs[0].writes.iter().rfind(|w| w.acked()).expect("a write").n;
         c.host(2).cmd(&["DEL", &format!("vip:{last}")]);
         assert!(c.lost(&history, 2).contains(&format!("vip:{last}")));
         assert_eq!(c.lost(&history, 2).len(), lost.len() + 1);
@@ -136,11 +127,7 @@ fn two_servers_are_found() {
         let history = load.stop();
         let found = history.two_servers();
         assert_eq!(found.len(), 1, "{found:?}");
-        assert!(
-            found[0].writes.len() > 50 && found[0].overlap > ms(100),
-            "{:?}",
-            found[0].overlap
-        );
+        assert!(found[0].writes.len() > 50 && found[0].overlap > ms(100), "{:?}", found[0].overlap);
     });
 }
 
@@ -170,10 +157,7 @@ fn wait_tells_what_replicas_have() {
         std::thread::sleep(ms(500));
         let history = load.stop();
         let waited = history.writes().filter(|w| w.acked_by(1)).count();
-        let alone = history
-            .writes()
-            .filter(|w| w.acked() && !w.acked_by(1))
-            .count();
+        let alone = history.writes().filter(|w| w.acked() && !w.acked_by(1)).count();
         println!("{waited} waited for, {alone} not");
         assert!(waited > 20 && alone >= 2);
         assert!(c.lost_waited(&history, 1, 2).is_empty());
@@ -195,11 +179,7 @@ fn a_frozen_instance_answers_nobody() {
         c.wait_primary(secs(2));
         std::thread::sleep(ms(200));
         let history = load.stop();
-        assert!(
-            history
-                .writes()
-                .any(|w| matches!(w.outcome, Outcome::Unknown(_)))
-        );
+        assert!(history.writes().any(|w| matches!(w.outcome, Outcome::Unknown(_))));
         assert!(history.two_servers().is_empty());
         assert!(c.lost(&history, 1).is_empty());
     });
@@ -243,11 +223,7 @@ fn agents_are_supervised_and_hosts_can_be_added() {
         c.kill_host(3);
         let starts = c.host(3).agent().starts();
         std::thread::sleep(ms(500));
-        assert_eq!(
-            c.host(3).agent().starts(),
-            starts,
-            "a dead host's agent was started"
-        );
+        assert_eq!(c.host(3).agent().starts(), starts, "a dead host's agent was started");
         c.revive_host_empty(3);
         c.host(3).agent().wait_restart(starts, secs(5));
         wait_for("instance", secs(5), || c.host(3).info());
@@ -286,11 +262,7 @@ fn the_watch_sees_the_address_move_and_double() {
         c.kill_host(2);
         std::thread::sleep(ms(50));
         let seen = watch.stop();
-        let holders: Vec<_> = seen
-            .iter()
-            .map(|s| s.holders.clone())
-            .filter(|h| !h.is_empty())
-            .collect();
+        let holders: Vec<_> = seen.iter().map(|s| s.holders.clone()).filter(|h| !h.is_empty()).collect();
         assert_eq!(holders, [vec![1], vec![2], vec![1, 2], vec![1]], "{seen:?}");
         let doubled = doubled(&seen);
         assert_eq!(doubled.len(), 1);

@@ -104,14 +104,8 @@ impl Switch {
         }));
         let (wake_rx, wake) = io::pipe()?;
         let shared = Arc::clone(&table);
-        let thread = std::thread::Builder::new()
-            .name("switch".into())
-            .spawn(move || run(&shared, &wake_rx))?;
-        Ok(Self {
-            table,
-            wake,
-            thread: Some(thread),
-        })
+        let thread = std::thread::Builder::new().name("switch".into()).spawn(move || run(&shared, &wake_rx))?;
+        Ok(Self { table, wake, thread: Some(thread) })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -124,10 +118,7 @@ impl Switch {
 
     /// Plugs a host's device in, replacing the one it had. Policies stay.
     pub fn attach(&self, host: HostNo, tap: OwnedFd) {
-        let port = Port {
-            tap: Arc::new(tap),
-            carrier: true,
-        };
+        let port = Port { tap: Arc::new(tap), carrier: true };
         self.table().ports.insert(host, port);
         self.poke();
     }
@@ -247,18 +238,12 @@ impl Drop for Switch {
 impl Table {
     fn pair(&mut self, from: HostNo, to: HostNo) -> &mut Pair {
         let seed = self.seed;
-        self.pairs
-            .entry((from, to))
-            .or_insert_with(|| Pair::new(seed, from, to))
+        self.pairs.entry((from, to)).or_insert_with(|| Pair::new(seed, from, to))
     }
 
     /// Removes a host's port, unless it has got another device meanwhile.
     fn remove(&mut self, host: HostNo, tap: &Arc<OwnedFd>) {
-        if self
-            .ports
-            .get(&host)
-            .is_some_and(|port| Arc::ptr_eq(&port.tap, tap))
-        {
+        if self.ports.get(&host).is_some_and(|port| Arc::ptr_eq(&port.tap, tap)) {
             self.ports.remove(&host);
         }
     }
@@ -270,11 +255,7 @@ impl Table {
         if let Some(address) = announced(frame)
             && self.announcements.len() < ANNOUNCEMENTS_MAX
         {
-            self.announcements.push(Announcement {
-                at: now,
-                from,
-                address,
-            });
+            self.announcements.push(Announcement { at: now, from, address });
         }
         if frame[0] & 1 == 1 {
             let others: Vec<HostNo> = self.ports.keys().copied().filter(|&o| o != from).collect();
@@ -296,13 +277,7 @@ impl Table {
             Verdict::DeliverAt(due) => {
                 pair.held += 1;
                 self.seq += 1;
-                self.held.push(Held {
-                    due,
-                    seq: self.seq,
-                    from,
-                    to,
-                    frame: frame.to_vec(),
-                });
+                self.held.push(Held { due, seq: self.seq, from, to, frame: frame.to_vec() });
             }
         }
     }
@@ -347,9 +322,7 @@ fn announced(frame: &[u8]) -> Option<IpAddr> {
 }
 
 fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
-    table
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    table.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn run(shared: &Mutex<Table>, wake: &io::PipeReader) {
@@ -361,11 +334,8 @@ fn run(shared: &Mutex<Table>, wake: &io::PipeReader) {
             if table.stop {
                 return;
             }
-            let ports: Vec<(HostNo, Arc<OwnedFd>)> = table
-                .ports
-                .iter()
-                .map(|(&no, port)| (no, Arc::clone(&port.tap)))
-                .collect();
+            let ports: Vec<(HostNo, Arc<OwnedFd>)> =
+                table.ports.iter().map(|(&no, port)| (no, Arc::clone(&port.tap))).collect();
             (ports, table.held.peek().map(|held| held.due))
         };
         let ready = wait(wake, &ports, due);
@@ -392,37 +362,18 @@ fn run(shared: &Mutex<Table>, wake: &io::PipeReader) {
 
 /// Waits for a frame, a change of the table or the next held frame's time;
 /// says which of (wake, ports…) are readable.
-fn wait(
-    wake: &io::PipeReader,
-    ports: &[(HostNo, Arc<OwnedFd>)],
-    due: Option<Instant>,
-) -> Vec<bool> {
-    let pollfd = |fd| libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    let mut fds: Vec<libc::pollfd> = std::iter::once(pollfd(wake.as_raw_fd()))
-        .chain(ports.iter().map(|(_, tap)| pollfd(tap.as_raw_fd())))
-        .collect();
+fn wait(wake: &io::PipeReader, ports: &[(HostNo, Arc<OwnedFd>)], due: Option<Instant>) -> Vec<bool> {
+    let pollfd = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let mut fds: Vec<libc::pollfd> =
+        std::iter::once(pollfd(wake.as_raw_fd())).chain(ports.iter().map(|(_, tap)| pollfd(tap.as_raw_fd()))).collect();
     let left = due
-        .map_or(Duration::from_secs(1), |due| {
-            due.saturating_duration_since(Instant::now())
-        })
+        .map_or(Duration::from_secs(1), |due| due.saturating_duration_since(Instant::now()))
         .min(Duration::from_secs(1));
-    let left = libc::timespec {
-        tv_sec: left.as_secs().cast_signed(),
-        tv_nsec: i64::from(left.subsec_nanos()),
-    };
+    let left = libc::timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
     // SAFETY: `fds` and `left` are live for the call, the count is the vector's own.
     #[allow(unsafe_code)]
     unsafe {
-        libc::ppoll(
-            fds.as_mut_ptr(),
-            fds.len() as libc::nfds_t,
-            &left,
-            std::ptr::null(),
-        );
+        libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, &left, std::ptr::null());
     }
     fds.iter().map(|fd| fd.revents != 0).collect()
 }
@@ -430,9 +381,7 @@ fn wait(
 /// A wire does not wait for a busy processor: runs the calling thread before
 /// ordinary ones. Where that is refused the lab still works, its delays are less exact.
 pub fn be_prompt(priority: libc::c_int) {
-    let param = libc::sched_param {
-        sched_priority: priority,
-    };
+    let param = libc::sched_param { sched_priority: priority };
     // SAFETY: `param` is live for the call; 0 means the calling thread.
     #[allow(unsafe_code)]
     unsafe {

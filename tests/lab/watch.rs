@@ -42,10 +42,7 @@ impl Watch {
                 let holders = hosts.iter().filter(|host| holds(host, address));
                 let holders: Vec<HostNo> = holders.map(|host| host.no).collect();
                 let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-                if log
-                    .last()
-                    .is_none_or(|last: &Holding| last.holders != holders)
-                {
+                if log.last().is_none_or(|last: &Holding| last.holders != holders) {
                     log.push(Holding { since, holders });
                 }
                 drop(log);
@@ -53,11 +50,7 @@ impl Watch {
             }
         };
         let thread = std::thread::Builder::new().name("watch".into()).spawn(look);
-        Self {
-            seen,
-            stop,
-            thread: Some(thread.expect("a thread")),
-        }
+        Self { seen, stop, thread: Some(thread.expect("a thread")) }
     }
 
     /// Ends the watch: every change, in order.
@@ -91,7 +84,5 @@ pub fn doubled(seen: &[Holding]) -> Vec<(Vec<HostNo>, Duration)> {
     let stretches = seen.windows(2).filter(|pair| pair[0].holders.len() > 1);
     let ended = stretches.map(|pair| (pair[0].holders.clone(), pair[1].since - pair[0].since));
     let open = seen.last().filter(|last| last.holders.len() > 1);
-    ended
-        .chain(open.map(|last| (last.holders.clone(), last.since.elapsed())))
-        .collect()
+    ended.chain(open.map(|last| (last.holders.clone(), last.since.elapsed()))).collect()
 }

@@ -39,43 +39,24 @@ pub struct WriterOptions {
 
 impl Default for WriterOptions {
     fn default() -> Self {
-        Self {
-            pace: ms(1),
-            connect: ms(100),
-            reply: ms(300),
-            wait: None,
-            batch: 1,
-            padding: 0,
-        }
+        Self { pace: ms(1), connect: ms(100), reply: ms(300), wait: None, batch: 1, padding: 0 }
     }
 }
 
 impl WriterOptions {
     /// For one writer beside each instance.
     pub fn gentle() -> Self {
-        Self {
-            pace: ms(5),
-            ..Self::default()
-        }
+        Self { pace: ms(5), ..Self::default() }
     }
 
     /// As fast as one pipelined connection goes.
     pub fn bulk() -> Self {
-        Self {
-            pace: Duration::ZERO,
-            reply: ms(1000),
-            batch: 200,
-            padding: 64,
-            ..Self::default()
-        }
+        Self { pace: Duration::ZERO, reply: ms(1000), batch: 200, padding: 64, ..Self::default() }
     }
 
     /// `WAIT replicas 100` after every write.
     pub fn waiting(replicas: i64) -> Self {
-        Self {
-            wait: Some((replicas, 100)),
-            ..Self::default()
-        }
+        Self { wait: Some((replicas, 100)), ..Self::default() }
     }
 }
 
@@ -90,38 +71,21 @@ impl Writer {
     /// Starts writing to `to` from inside `net`. The name must be unique in the
     /// lab: it is the keys' first part.
     pub fn start(name: &str, net: &Arc<HostNet>, to: SocketAddr, options: WriterOptions) -> Self {
-        let log = Arc::new(Mutex::new(Log {
-            writer: name.into(),
-            ..Log::default()
-        }));
+        let log = Arc::new(Mutex::new(Log { writer: name.into(), ..Log::default() }));
         let stop = Arc::new(AtomicBool::new(false));
-        let mut body = Body {
-            net: Arc::clone(net),
-            to,
-            options,
-            log: Arc::clone(&log),
-            entered: None,
-            connection: None,
-            n: 0,
-        };
+        let mut body =
+            Body { net: Arc::clone(net), to, options, log: Arc::clone(&log), entered: None, connection: None, n: 0 };
         let asked = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
             .name(format!("writer {name}"))
             .spawn(move || body.run(&asked))
             .expect("a thread");
-        Self {
-            log,
-            stop,
-            thread: Some(thread),
-        }
+        Self { log, stop, thread: Some(thread) }
     }
 
     /// What happened so far.
     pub fn so_far(&self) -> Log {
-        self.log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends the writer after its attempt under way.
@@ -199,14 +163,7 @@ impl Body {
             } else if self.write_batch(start).is_err() {
                 self.connection = None;
             }
-            if self
-                .log
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .writes
-                .len()
-                >= WRITES_MAX
-            {
+            if self.log.lock().unwrap_or_else(PoisonError::into_inner).writes.len() >= WRITES_MAX {
                 return;
             }
             // Even a bulk writer pauses a little while nobody lets it in.
@@ -221,11 +178,7 @@ impl Body {
     /// A connection from the host's present boot, and whom it leads to.
     fn ensure_connection(&mut self) -> io::Result<()> {
         let ns = self.net.netns()?;
-        if !self
-            .entered
-            .as_ref()
-            .is_some_and(|entered| Arc::ptr_eq(entered, &ns))
-        {
+        if !self.entered.as_ref().is_some_and(|entered| Arc::ptr_eq(entered, &ns)) {
             self.connection = None;
             ns.enter()?;
             self.entered = Some(ns);
@@ -256,10 +209,7 @@ impl Body {
                 let value = format!("{n} {:.<1$}", "", self.options.padding);
                 encode(&mut request, &["SET", &log.key(n), &value]);
                 if let Some((replicas, bound)) = self.options.wait {
-                    encode(
-                        &mut request,
-                        &["WAIT", &replicas.to_string(), &bound.to_string()],
-                    );
+                    encode(&mut request, &["WAIT", &replicas.to_string(), &bound.to_string()]);
                 }
             }
         }
@@ -269,26 +219,16 @@ impl Body {
         for n in numbers {
             let outcome = match &failed {
                 Some(error) => Outcome::Unknown(error.kind()),
-                None => read_outcome(&mut connection.client, self.options.wait.is_some())
-                    .unwrap_or_else(|error| {
-                        let outcome = Outcome::Unknown(error.kind());
-                        failed = Some(error);
-                        outcome
-                    }),
+                None => read_outcome(&mut connection.client, self.options.wait.is_some()).unwrap_or_else(|error| {
+                    let outcome = Outcome::Unknown(error.kind());
+                    failed = Some(error);
+                    outcome
+                }),
             };
             refused |= matches!(outcome, Outcome::Refused(_));
-            writes.push(Write {
-                n,
-                sent,
-                done: Instant::now(),
-                outcome,
-                reign: None,
-            });
+            writes.push(Write { n, sent, done: Instant::now(), outcome, reign: None });
         }
-        let by_a_replica = connection
-            .reign
-            .as_ref()
-            .is_some_and(|r| r.replid.is_none());
+        let by_a_replica = connection.reign.as_ref().is_some_and(|r| r.replid.is_none());
         if failed.is_none() && by_a_replica && writes.iter().any(Write::acked) {
             // Promoted between the question and the write, or a replica that
             // takes writes: ask again, the second answer tells.
@@ -308,13 +248,7 @@ impl Body {
     }
 
     fn record_one(&mut self, sent: Instant, outcome: Outcome) {
-        let write = Write {
-            n: self.n,
-            sent,
-            done: Instant::now(),
-            outcome,
-            reign: None,
-        };
+        let write = Write { n: self.n, sent, done: Instant::now(), outcome, reign: None };
         self.n += 1;
         self.record(vec![write], None);
     }
@@ -322,10 +256,8 @@ impl Body {
     fn record(&self, writes: Vec<Write>, reign: Option<Reign>) {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let reign = reign.map(|reign| log.reign(reign));
-        log.writes.extend(writes.into_iter().map(|write| Write {
-            reign: if write.acked() { reign } else { None },
-            ..write
-        }));
+        log.writes
+            .extend(writes.into_iter().map(|write| Write { reign: if write.acked() { reign } else { None }, ..write }));
     }
 }
 
@@ -335,10 +267,7 @@ fn who(client: &mut Client) -> io::Result<Reign> {
     let primary = replication.get("role").is_some_and(|role| role == "master");
     Ok(Reign {
         run_id: server.get("run_id").cloned().unwrap_or_default(),
-        replid: replication
-            .get("master_replid")
-            .filter(|_| primary)
-            .cloned(),
+        replid: replication.get("master_replid").filter(|_| primary).cloned(),
     })
 }
 
