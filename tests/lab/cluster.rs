@@ -1,0 +1,379 @@
+//! A whole cluster on the lab's wire: hosts with Redis and an agent each,
+//! witnesses, and one client host; what a test can do to them and ask of them.
+//!
+//! Everything a test waits for is bounded. Dropping the cluster kills all
+//! processes first, then frees the network, then the directory (which stays,
+//! with its logs shown, if the test is failing).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::files::Files;
+use crate::history::History;
+pub use crate::host::{ASK, Host, Options};
+use crate::lab::{LabDir, ms, secs, seed, wait_for};
+use crate::net::{CLIENT, HostNet, VIP, VIP6, address};
+use crate::proc::{Proc, Spec};
+use crate::resp::{Client, Reply, encode};
+use crate::switch::{HostNo, Switch};
+use crate::watch::Watch;
+use crate::writer::{Load, Writer, WriterOptions, own_instance};
+
+/// The lab of one test.
+pub struct Cluster {
+    // Dropped in this order.
+    pub hosts: BTreeMap<HostNo, Host>,
+    pub client: Arc<HostNet>,
+    pub wire: Arc<Switch>,
+    pub dir: LabDir,
+    pub options: Options,
+    pub seed: u64,
+    members: Vec<HostNo>,
+    key: [u8; 32],
+    writers: AtomicU32,
+}
+
+impl Cluster {
+    /// Boots every host and starts everything on it; does not wait for any of
+    /// it to be ready.
+    ///
+    /// # Panics
+    /// When the machine refuses.
+    pub fn start(options: Options) -> Self {
+        Self::try_start(options).expect("a lab")
+    }
+
+    fn try_start(options: Options) -> io::Result<Self> {
+        let seed = seed();
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).map_err(io::Error::other)?;
+        let wire = Arc::new(Switch::start(seed)?);
+        let mut cluster = Self {
+            hosts: BTreeMap::new(),
+            client: HostNet::boot(CLIENT, &wire)?,
+            wire,
+            dir: LabDir::new()?,
+            members: (1..=options.data + options.witnesses).collect(),
+            options,
+            seed,
+            key,
+            writers: AtomicU32::new(0),
+        };
+        for no in cluster.members.clone() {
+            cluster.add_host(no, no > cluster.options.data)?;
+        }
+        Ok(cluster)
+    }
+
+    /// Boots one more host; one that was not there at the start joins.
+    pub fn add_host(&mut self, no: HostNo, witness: bool) -> io::Result<()> {
+        let net = HostNet::boot(no, &self.wire)?;
+        let files = Files::create(self.dir.path(), no)?;
+        let key_file = files.write_key(&self.key)?;
+        files.write_redis_conf(&self.options)?;
+        files.write_config(no, witness, &self.members, &key_file, &self.options)?;
+        let redis = if witness { None } else { Some(Proc::start(self.redis_spec(no, &net, &files))?) };
+        let agent = if self.options.agents { Some(Proc::start(self.agent_spec(no, &net, &files))?) } else { None };
+        let host = Host { no, net, files, redis, agent, on: AtomicBool::new(true) };
+        self.hosts.insert(no, host);
+        Ok(())
+    }
+
+    fn redis_spec(&self, no: HostNo, net: &Arc<HostNet>, files: &Files) -> Spec {
+        // Born sealed (S6): the command line overrules the file.
+        let args = [files.redis_conf().display().to_string(), "--replicaof".into(), "127.0.0.1".into(), "1".into()];
+        Spec {
+            name: format!("redis n{no}"),
+            program: "redis-server".into(),
+            args: args.into(),
+            env: Vec::new(),
+            net: Arc::clone(net),
+            log: files.redis_log(),
+            restart: Some(self.options.redis_restart),
+            realtime: false,
+            stop_post: None,
+        }
+    }
+
+    fn agent_spec(&self, no: HostNo, net: &Arc<HostNet>, files: &Files) -> Spec {
+        let config = files.config().display().to_string();
+        let fence = ["fence", "--if-lapsed", "--config", &config].map(String::from);
+        Spec {
+            name: format!("agent n{no}"),
+            program: env!("CARGO_BIN_EXE_mainstay").into(),
+            args: vec!["run".into(), "--config".into(), config.clone()],
+            env: self.options.agent_env.clone(),
+            net: Arc::clone(net),
+            log: files.agent_log(),
+            restart: Some(self.options.agent_restart),
+            realtime: self.options.realtime,
+            stop_post: self.options.stop_post.then(|| fence.into()),
+        }
+    }
+
+    /// # Panics
+    /// When there is no such host.
+    pub fn host(&self, no: HostNo) -> &Host {
+        self.hosts.get(&no).unwrap_or_else(|| panic!("no host {no}"))
+    }
+
+    /// Hosts that are on and have Redis.
+    pub fn data_hosts(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.values().filter(|h| h.is_on() && h.redis.is_some())
+    }
+
+    /// Where clients connect.
+    pub fn service(&self) -> SocketAddr {
+        if self.options.vip6 { (VIP6, 6379).into() } else { (VIP, 6379).into() }
+    }
+
+    /// A power cut: not a byte leaves the host any more, everything on it dies.
+    pub fn kill_host(&self, no: HostNo) {
+        let host = self.host(no);
+        host.on.store(false, Ordering::Relaxed);
+        self.wire.detach(no);
+        host.agent.iter().chain(&host.redis).for_each(Proc::hold);
+        host.net.unplug();
+    }
+
+    /// The power is back: same disk, everything else as after a boot.
+    ///
+    /// # Panics
+    /// When the machine refuses.
+    pub fn revive_host(&self, no: HostNo) {
+        let host = self.host(no);
+        host.files.clear_run().expect("the host's run directory");
+        host.net.reboot().expect("a namespace");
+        host.on.store(true, Ordering::Relaxed);
+        host.redis.iter().chain(&host.agent).for_each(Proc::release);
+    }
+
+    /// The host comes back with a new disk.
+    ///
+    /// # Panics
+    /// When the machine refuses, or the host is still on.
+    pub fn revive_host_empty(&self, no: HostNo) {
+        assert!(!self.host(no).is_on(), "n{no} is on");
+        self.host(no).files.wipe().expect("the host's directories");
+        self.revive_host(no);
+    }
+
+    /// A connection to the floating address from the client's host.
+    pub fn client(&self) -> io::Result<Client> {
+        Client::over(self.client.connect(self.service(), ms(100))?, ASK)
+    }
+
+    /// Who answers clients as primary at this moment.
+    pub fn primary_now(&self) -> Result<HostNo, String> {
+        let info = self.client().and_then(|mut c| c.info(&["server", "replication"]));
+        let info = info.map_err(|e| format!("no answer at the floating address: {e}"))?;
+        let field = |name: &str| info.get(name).cloned().unwrap_or_default();
+        if field("role") != "master" {
+            return Err(format!("a {} holds the floating address", field("role")));
+        }
+        let run_id = field("run_id");
+        let mine = |h: &&Host| h.info().is_ok_and(|i| i.get("run_id") == Some(&run_id));
+        let host = self.data_hosts().find(mine);
+        host.map(|h| h.no).ok_or_else(|| format!("nobody has run_id {run_id}"))
+    }
+
+    /// # Panics
+    /// When no primary answers at the floating address within `bound`.
+    pub fn wait_primary(&self, bound: Duration) -> HostNo {
+        wait_for("primary", bound, || self.primary_now())
+    }
+
+    /// # Panics
+    /// When none but `old` answers within `bound`.
+    pub fn wait_new_primary(&self, old: HostNo, bound: Duration) -> HostNo {
+        wait_for("new primary", bound, || match self.primary_now()? {
+            now if now == old => Err(format!("still n{old}")),
+            now => Ok(now),
+        })
+    }
+
+    /// Hosts that have the floating address.
+    pub fn vip_holders(&self) -> Vec<HostNo> {
+        let vip = self.service().ip();
+        let holds = |h: &&Host| h.is_on() && h.net.addresses().contains(&vip);
+        self.hosts.values().filter(holds).map(|h| h.no).collect()
+    }
+
+    /// Watches where the floating address is.
+    pub fn watch_vip(&self) -> Watch {
+        let hosts = self.hosts.values().map(|h| Arc::clone(&h.net)).collect();
+        Watch::start(hosts, self.service().ip())
+    }
+
+    /// One primary, which alone holds the floating address; every other
+    /// instance follows it and acknowledges a write (of key `lab:probe`).
+    pub fn steady_now(&self) -> Result<HostNo, String> {
+        let primary = self.primary_now()?;
+        let holders = self.vip_holders();
+        if self.options.vip && holders != [primary] {
+            return Err(format!("n{primary} is primary, {holders:?} hold the floating address"));
+        }
+        let offset = self.probe(primary)?;
+        self.data_hosts().filter(|h| h.no != primary).try_for_each(|h| follows(h, primary, offset))?;
+        Ok(primary)
+    }
+
+    /// Writes to the primary until every other instance has it; the offset
+    /// then. What INFO says is not enough: after a diskless full sync both
+    /// sides say "up" and "online" up to a second before the stream starts.
+    fn probe(&self, primary: HostNo) -> Result<i64, String> {
+        let others = self.data_hosts().count() - 1;
+        let ask = || -> io::Result<i64> {
+            let mut client = self.host(primary).client()?;
+            let mut write = |args: &[&str]| match client.command(args)? {
+                Reply::Error(refusal) => Err(io::Error::other(refusal)),
+                reply => Ok(reply.text()),
+            };
+            write(&["SET", "lab:probe", "1"])?;
+            let have = write(&["WAIT", &others.to_string(), "200"])?;
+            if have != others.to_string() {
+                let error = format!("{have} of {others} replicas acknowledge");
+                return Err(io::Error::other(error));
+            }
+            Ok(number(&client.info(&["replication"])?, "master_repl_offset"))
+        };
+        ask().map_err(|e| format!("n{primary}: {e}"))
+    }
+
+    /// # Panics
+    /// When the cluster is not steady within `bound`.
+    pub fn wait_steady(&self, bound: Duration) -> HostNo {
+        wait_for("steady cluster", bound, || self.steady_now())
+    }
+
+    /// Runs the CLI on a host, against that host's agent.
+    ///
+    /// # Panics
+    /// When it does not end within 60 s.
+    pub fn mainstay(&self, no: HostNo, args: &[&str]) -> Output {
+        let socket = self.host(no).files.control().display().to_string();
+        let args: Vec<&str> = args.iter().copied().chain(["--socket", &socket]).collect();
+        self.mainstay_plain(no, &args)
+    }
+
+    /// Runs the CLI on a host with exactly these arguments.
+    ///
+    /// # Panics
+    /// When it does not end within 60 s.
+    pub fn mainstay_plain(&self, no: HostNo, args: &[&str]) -> Output {
+        let output = self.host(no).net.output(env!("CARGO_BIN_EXE_mainstay"), args, secs(60));
+        output.unwrap_or_else(|e| panic!("n{no}: mainstay {args:?}: {e}"))
+    }
+
+    /// `mainstay status --json` of a host.
+    pub fn status(&self, no: HostNo) -> Result<serde_json::Value, String> {
+        let output = self.mainstay(no, &["status", "--json"]);
+        serde_json::from_slice(&output.stdout)
+            .map_err(|e| format!("{e}; stderr: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    fn name(&self, kind: &str) -> String {
+        match self.writers.fetch_add(1, Ordering::Relaxed) {
+            0 => kind.to_string(),
+            k => format!("{kind}.{k}"),
+        }
+    }
+
+    /// A client of the floating address.
+    pub fn write_vip(&self, options: WriterOptions) -> Writer {
+        Writer::start(&self.name("vip"), &self.client, self.service(), options)
+    }
+
+    /// A client of one host's own address: what Sentinel discovery hands out.
+    pub fn write_direct(&self, no: HostNo, options: WriterOptions) -> Writer {
+        let to = (address(no), 6379).into();
+        Writer::start(&self.name(&format!("direct{no}")), &self.client, to, options)
+    }
+
+    /// A writer beside an instance, which the network cannot cut off from it.
+    pub fn write_at(&self, no: HostNo) -> Writer {
+        let host = self.host(no);
+        Writer::start(&self.name(&format!("n{no}")), &host.net, own_instance(), WriterOptions::gentle())
+    }
+
+    /// One client of the floating address (`vip`), one writer beside each
+    /// instance (`n1`, …): what a scenario usually runs under.
+    pub fn load(&self) -> Load {
+        let load = Load::default().with(self.write_vip(WriterOptions::default()));
+        self.hosts.values().filter(|h| h.redis.is_some()).fold(load, |load, h| load.with(self.write_at(h.no)))
+    }
+
+    /// Fills the primary with so many MiB, at the replicas' pace.
+    ///
+    /// # Panics
+    /// When the instance refuses or stops answering.
+    pub fn preload(&self, primary: HostNo, mib: usize) {
+        let mut client = Client::over(self.host(primary).net.connect(own_instance(), ASK).expect("connect"), secs(30))
+            .expect("connect");
+        let value = vec![b'.'; 4096];
+        for block in 0..mib {
+            let mut request = Vec::new();
+            for i in 0..256 {
+                let key = format!("preload:{block}:{i}");
+                encode(&mut request, &[b"SET".as_slice(), key.as_bytes(), &value]);
+            }
+            encode(&mut request, &["WAIT", "1", if block % 16 == 0 { "10000" } else { "1" }]);
+            client.send(&request).expect("preload");
+            for _ in 0..256 {
+                let reply = client.reply().expect("preload");
+                assert!(!reply.is_error(), "preload: {}", reply.text());
+            }
+            client.reply().expect("preload");
+        }
+    }
+
+    /// Acknowledged writes that the instance on a host does not have.
+    ///
+    /// # Panics
+    /// When the instance does not answer.
+    pub fn lost(&self, history: &History, on: HostNo) -> Vec<String> {
+        let stream = self.host(on).net.connect(own_instance(), ASK).expect("connect");
+        let mut client = Client::over(stream, secs(5)).expect("connect");
+        history.lost(&mut client).expect("MGET")
+    }
+
+    /// Like [`Cluster::lost`], only of what `WAIT` promised.
+    ///
+    /// # Panics
+    /// When the instance does not answer.
+    pub fn lost_waited(&self, history: &History, replicas: i64, on: HostNo) -> Vec<String> {
+        let stream = self.host(on).net.connect(own_instance(), ASK).expect("connect");
+        let mut client = Client::over(stream, secs(5)).expect("connect");
+        history.lost_waited(&mut client, replicas).expect("MGET")
+    }
+}
+
+fn number(info: &BTreeMap<String, String>, field: &str) -> i64 {
+    info.get(field).and_then(|v| v.parse().ok()).unwrap_or(-1)
+}
+
+/// Whether a host's instance follows the primary and reaches its offset soon.
+fn follows(host: &Host, primary: HostNo, offset: i64) -> Result<(), String> {
+    let end = Instant::now() + ASK;
+    loop {
+        let info = host.info().map_err(|e| format!("n{}: {e}", host.no))?;
+        let field = |name: &str| info.get(name).cloned().unwrap_or_default();
+        let of = (field("role"), field("master_host"), field("master_link_status"));
+        if of != ("slave".into(), address(primary).to_string(), "up".into()) {
+            return Err(format!("n{} does not follow n{primary}: {of:?}", host.no));
+        }
+        let reached = number(&info, "slave_repl_offset");
+        if reached >= offset {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            return Err(format!("n{} is at {reached} of {offset}", host.no));
+        }
+        std::thread::sleep(ms(5));
+    }
+}

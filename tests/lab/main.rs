@@ -1,0 +1,31 @@
+//! The lab: real agents, real Redis and a real floating address on hosts that
+//! are network namespaces, joined by a switch that the harness itself is.
+//!
+//! Every test body runs inside [`lab::in_lab`]: one lab at a time, its own
+//! directory, its own seed (printed; `LAB_SEED=n` replays it), everything
+//! gone afterwards. A test says what it wants of [`cluster::Cluster`], breaks
+//! something, and judges the [`history::History`] of what clients were told.
+//!
+//! Needs root, namespaces and /dev/net/tun. Where they are missing a test
+//! prints why it is skipped, and fails if `CI=true`.
+//!
+//! `LAB_KEEP=1` keeps the directory of a test that passed.
+
+#![allow(dead_code, unreachable_pub)]
+
+mod cluster;
+mod files;
+mod history;
+mod host;
+mod lab;
+mod net;
+mod policy;
+mod proc;
+mod resp;
+mod switch;
+mod watch;
+mod writer;
+
+mod selftest_cleanup;
+mod selftest_net;
+mod selftest_redis;
