@@ -14,9 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mainstay::vip::{
-    AnnounceSeries, Capability, Presence, Remaining, Vip, VipError, VipEvent, VipSpec, destroy_port,
-};
+use mainstay::vip::{AnnounceSeries, Capability, Presence, Remaining, Vip, VipError, VipEvent, VipSpec, destroy_port};
 use nix::sched::{CloneFlags, unshare};
 use tokio::{
     sync::mpsc,
@@ -38,20 +36,10 @@ struct Net {
     option: &'static str,
 }
 
-const V4: Net = Net {
-    vip: "10.9.0.100",
-    prefix: 24,
-    full: 32,
-    own: ["10.9.0.1", "10.9.0.2", "10.9.0.3"],
-    option: "-4",
-};
-const V6: Net = Net {
-    vip: "fd00:9::100",
-    prefix: 64,
-    full: 128,
-    own: ["fd00:9::1", "fd00:9::2", "fd00:9::3"],
-    option: "-6",
-};
+const V4: Net =
+    Net { vip: "10.9.0.100", prefix: 24, full: 32, own: ["10.9.0.1", "10.9.0.2", "10.9.0.3"], option: "-4" };
+const V6: Net =
+    Net { vip: "fd00:9::100", prefix: 64, full: 128, own: ["fd00:9::1", "fd00:9::2", "fd00:9::3"], option: "-6" };
 
 impl Net {
     fn address(&self) -> IpAddr {
@@ -59,19 +47,12 @@ impl Net {
     }
 
     fn spec(&self, interface: &str) -> VipSpec {
-        VipSpec {
-            address: self.address(),
-            prefix_len: self.prefix,
-            interface: interface.into(),
-        }
+        VipSpec { address: self.address(), prefix_len: self.prefix, interface: interface.into() }
     }
 
     fn give_own(&self, which: usize, interface: &str) {
         let nodad = if self.full == 128 { "nodad" } else { "" };
-        ip(&format!(
-            "addr add {}/{} dev {interface} {nodad}",
-            self.own[which], self.prefix
-        ));
+        ip(&format!("addr add {}/{} dev {interface} {nodad}", self.own[which], self.prefix));
     }
 }
 
@@ -113,10 +94,7 @@ impl Host {
                 let _ = done.send(catch_unwind(AssertUnwindSafe(task)));
             }))
             .unwrap();
-        result
-            .recv()
-            .unwrap()
-            .unwrap_or_else(|panic| resume_unwind(panic))
+        result.recv().unwrap().unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     fn run_async<F: Future>(&self, task: impl FnOnce() -> F + Send + 'static) -> F::Output
@@ -124,10 +102,7 @@ impl Host {
         F::Output: Send + 'static,
     {
         self.run(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(task())
         })
     }
@@ -155,15 +130,8 @@ async fn open(spec: VipSpec) -> Result<(Vip, mpsc::Receiver<VipEvent>), VipError
 }
 
 fn ip(arguments: &str) -> String {
-    let output = Command::new("ip")
-        .args(arguments.split_whitespace())
-        .output()
-        .expect("the ip tool is installed");
-    assert!(
-        output.status.success(),
-        "ip {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("the ip tool is installed");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -187,11 +155,7 @@ fn switch(hosts: &[Host; 3], net: Net) {
         ip("link set dev br0 up")
     });
     for which in 0..2 {
-        hosts[which].run(move || {
-            ip(&format!(
-                "link add e0 type veth peer name p{which} netns {tid}"
-            ))
-        });
+        hosts[which].run(move || ip(&format!("link add e0 type veth peer name p{which} netns {tid}")));
         hosts[2].run(move || ip(&format!("link set dev p{which} up master br0")));
         hosts[which].run(move || {
             ip("link set dev e0 up");
@@ -210,43 +174,22 @@ fn lone(name: &str) {
 
 fn mac_of(interface: &str) -> [u8; 6] {
     let text = ip(&format!("-o link show dev {interface}"));
-    let mac = text
-        .split("link/ether ")
-        .nth(1)
-        .unwrap()
-        .split_whitespace()
-        .next()
-        .unwrap()
-        .to_owned();
+    let mac = text.split("link/ether ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
     parse_mac(&mac)
 }
 
 fn parse_mac(text: &str) -> [u8; 6] {
-    let bytes: Vec<u8> = text
-        .split(':')
-        .map(|byte| u8::from_str_radix(byte, 16).unwrap())
-        .collect();
+    let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
     bytes.try_into().unwrap()
 }
 
 /// The hardware address that the kernel's neighbour table has for the VIP.
 fn neighbour(net: Net, interface: &str) -> Option<[u8; 6]> {
-    let text = ip(&format!(
-        "{} neigh show {} dev {interface}",
-        net.option, net.vip
-    ));
-    text.split("lladdr ")
-        .nth(1)?
-        .split_whitespace()
-        .next()
-        .map(parse_mac)
+    let text = ip(&format!("{} neigh show {} dev {interface}", net.option, net.vip));
+    text.split("lladdr ").nth(1)?.split_whitespace().next().map(parse_mac)
 }
 
-async fn until<T>(
-    what: &str,
-    within: Duration,
-    mut condition: impl AsyncFnMut() -> Option<T>,
-) -> T {
+async fn until<T>(what: &str, within: Duration, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = condition().await {
@@ -258,10 +201,7 @@ async fn until<T>(
 }
 
 async fn next(events: &mut mpsc::Receiver<VipEvent>) -> VipEvent {
-    timeout(SOON, events.recv())
-        .await
-        .expect("an event in time")
-        .expect("the watcher runs")
+    timeout(SOON, events.recv()).await.expect("an event in time").expect("the watcher runs")
 }
 
 async fn quiet(events: &mut mpsc::Receiver<VipEvent>, during: Duration) {
@@ -288,34 +228,14 @@ fn hold_puts_a_host_address_with_a_lifetime() {
             net.give_own(0, "e0");
             let (vip, mut events) = open(net.spec("e0")).await.unwrap();
             assert_eq!(vip.present().await.unwrap(), None);
-            assert!(
-                vip.hold(Duration::from_millis(7001))
-                    .await
-                    .unwrap()
-                    .newly_added
-            );
+            assert!(vip.hold(Duration::from_millis(7001)).await.unwrap().newly_added);
             assert!(!vip.hold(Duration::from_secs(9)).await.unwrap().newly_added);
-            let text = ip(&format!(
-                "-o {} addr show dev e0 to {}",
-                net.option, net.vip
-            ));
-            assert!(
-                text.contains(&format!("{}/{} ", net.vip, net.full)),
-                "{text}"
-            );
-            assert!(
-                text.contains("noprefixroute") && text.contains("dynamic"),
-                "{text}"
-            );
-            assert!(
-                text.contains("preferred_lft 0sec") && text.contains("valid_lft 9sec"),
-                "{text}"
-            );
+            let text = ip(&format!("-o {} addr show dev e0 to {}", net.option, net.vip));
+            assert!(text.contains(&format!("{}/{} ", net.vip, net.full)), "{text}");
+            assert!(text.contains("noprefixroute") && text.contains("dynamic"), "{text}");
+            assert!(text.contains("preferred_lft 0sec") && text.contains("valid_lft 9sec"), "{text}");
             if net.full == 128 {
-                assert!(
-                    text.contains("nodad") && !text.contains("tentative"),
-                    "{text}"
-                );
+                assert!(text.contains("nodad") && !text.contains("tentative"), "{text}");
             }
             let presence = vip.present().await.unwrap().unwrap();
             assert!(presence.on_interface);
@@ -350,14 +270,8 @@ fn the_kernel_removes_it_when_nobody_refreshes() {
                 .await;
                 let took = start.elapsed();
                 println!("{} valid_lft {seconds} s: gone after {took:?}", net.option);
-                assert!(
-                    took >= Duration::from_secs(seconds) - Duration::from_millis(50),
-                    "too early: {took:?}"
-                );
-                assert!(
-                    took <= Duration::from_secs(seconds + 1),
-                    "too late: {took:?}"
-                );
+                assert!(took >= Duration::from_secs(seconds) - Duration::from_millis(50), "too early: {took:?}");
+                assert!(took <= Duration::from_secs(seconds + 1), "too late: {took:?}");
                 assert_eq!(next(&mut events).await, VipEvent::Removed);
                 assert!(ip(&format!("-o {} addr show dev e0", net.option)).contains(net.own[0]));
                 assert!(
@@ -383,11 +297,7 @@ fn a_refresh_extends_it_without_a_gap() {
                 assert!(!vip.hold(Duration::from_secs(1)).await.unwrap().newly_added);
             }
             quiet(&mut events, Duration::from_millis(100)).await;
-            assert_eq!(
-                next(&mut events).await,
-                VipEvent::Removed,
-                "once nobody refreshes"
-            );
+            assert_eq!(next(&mut events).await, VipEvent::Removed, "once nobody refreshes");
         });
     });
 }
@@ -410,15 +320,8 @@ fn hold_and_drop_are_fast() {
             }
             for (what, times) in [("hold", &mut holds), ("drop", &mut drops)] {
                 times.sort();
-                println!(
-                    "{} {what}: median {:?}, worst {:?}",
-                    net.option, times[100], times[199]
-                );
-                assert!(
-                    times[100] < Duration::from_millis(20),
-                    "{what} takes {:?}",
-                    times[100]
-                );
+                println!("{} {what}: median {:?}, worst {:?}", net.option, times[100], times[199]);
+                assert!(times[100] < Duration::from_millis(20), "{what} takes {:?}", times[100]);
             }
         });
     });
@@ -447,10 +350,8 @@ fn a_drop_wins_over_a_hold_asked_for_before() {
             // A removal that nobody waits for is carried out all the same.
             vip.hold(LONG).await.unwrap();
             let _ = timeout(Duration::ZERO, vip.drop_address()).await;
-            until("the drop nobody waited for", SOON, async || {
-                vip.present().await.unwrap().is_none().then_some(())
-            })
-            .await;
+            until("the drop nobody waited for", SOON, async || vip.present().await.unwrap().is_none().then_some(()))
+                .await;
             quiet(&mut events, Duration::from_millis(200)).await;
         });
     });
@@ -465,23 +366,13 @@ fn stale_copies_are_found_and_removed() {
             lone("e1");
             let stale = |interface: &str| {
                 let nodad = if net.full == 128 { "nodad" } else { "" };
-                ip(&format!(
-                    "addr add {}/{} dev {interface} {nodad}",
-                    net.vip, net.prefix
-                ));
+                ip(&format!("addr add {}/{} dev {interface} {nodad}", net.vip, net.prefix));
             };
-            let count = || {
-                ip(&format!("-o {} addr show to {}", net.option, net.vip))
-                    .lines()
-                    .count()
-            };
+            let count = || ip(&format!("-o {} addr show to {}", net.option, net.vip)).lines().count();
             let (vip, mut events) = open(net.spec("e0")).await.unwrap();
 
             stale("e1");
-            let stands = Presence {
-                remaining: Remaining::Forever,
-                on_interface: false,
-            };
+            let stands = Presence { remaining: Remaining::Forever, on_interface: false };
             assert_eq!(vip.present().await.unwrap(), Some(stands));
             vip.drop_address().await.unwrap();
             assert_eq!((vip.present().await.unwrap(), count()), (None, 0));
@@ -491,10 +382,7 @@ fn stale_copies_are_found_and_removed() {
             vip.hold(LONG).await.unwrap();
             assert_eq!(count(), 1);
             let presence = vip.present().await.unwrap().unwrap();
-            assert!(
-                presence.on_interface && presence.remaining <= Remaining::For(LONG),
-                "{presence:?}"
-            );
+            assert!(presence.on_interface && presence.remaining <= Remaining::For(LONG), "{presence:?}");
             quiet(&mut events, Duration::from_millis(200)).await;
         });
     });
@@ -517,17 +405,10 @@ fn the_vip_is_never_the_source_of_the_hosts_own_connections() {
                 }
                 // On-link, by gateway, and by routes without a gateway of either scope.
                 let (gateway, far, links) = match net.full {
-                    32 => (
-                        "10.9.0.2",
-                        "203.0.113.7",
-                        ["10.20.0.0/16", "10.30.0.0/16 scope global"],
-                    ),
+                    32 => ("10.9.0.2", "203.0.113.7", ["10.20.0.0/16", "10.30.0.0/16 scope global"]),
                     _ => ("fd00:9::2", "2001:db8::7", ["fd00:20::/64", "fd00:30::/64"]),
                 };
-                ip(&format!(
-                    "{} route add default via {gateway} dev e0",
-                    net.option
-                ));
+                ip(&format!("{} route add default via {gateway} dev e0", net.option));
                 for link in links {
                     ip(&format!("{} route add {link} dev e0", net.option));
                 }
@@ -536,21 +417,11 @@ fn the_vip_is_never_the_source_of_the_hosts_own_connections() {
                     _ => ["fd00:9::101", "fd00:20::1", "fd00:30::1"],
                 };
                 for target in near.into_iter().chain([far, gateway]) {
-                    let any = if net.full == 32 {
-                        "0.0.0.0:0"
-                    } else {
-                        "[::]:0"
-                    };
+                    let any = if net.full == 32 { "0.0.0.0:0" } else { "[::]:0" };
                     let socket = UdpSocket::bind(any).unwrap();
-                    socket
-                        .connect((target.parse::<IpAddr>().unwrap(), 9))
-                        .unwrap();
+                    socket.connect((target.parse::<IpAddr>().unwrap(), 9)).unwrap();
                     let source = socket.local_addr().unwrap().ip();
-                    assert_eq!(
-                        source.to_string(),
-                        net.own[0],
-                        "to {target}, own address first: {own_first}"
-                    );
+                    assert_eq!(source.to_string(), net.own[0], "to {target}, own address first: {own_first}");
                 }
             });
         }
@@ -565,14 +436,8 @@ fn an_interface_that_comes_late_and_comes_back() {
             let (vip, mut events) = open(net.spec("late0")).await.unwrap();
             let fault = vip.hold(LONG).await.unwrap_err();
             assert!(matches!(&fault, VipError::NoInterface { name } if name == "late0"));
-            assert!(
-                fault.to_string().contains("late0") && fault.to_string().contains("does not exist"),
-                "{fault}"
-            );
-            assert!(matches!(
-                vip.announce().await,
-                Err(VipError::NoInterface { .. })
-            ));
+            assert!(fault.to_string().contains("late0") && fault.to_string().contains("does not exist"), "{fault}");
+            assert!(matches!(vip.announce().await, Err(VipError::NoInterface { .. })));
             vip.drop_address().await.unwrap();
             assert_eq!(vip.present().await.unwrap(), None);
 
@@ -584,10 +449,7 @@ fn an_interface_that_comes_late_and_comes_back() {
                 ip("link del late0");
                 let mut seen = [next(&mut events).await, next(&mut events).await];
                 seen.sort_by_key(|event| matches!(event, VipEvent::Removed));
-                assert_eq!(
-                    seen,
-                    [VipEvent::LinkChanged { up: false }, VipEvent::Removed]
-                );
+                assert_eq!(seen, [VipEvent::LinkChanged { up: false }, VipEvent::Removed]);
                 // A filler takes the index, so that the interface comes back under another.
                 ip("link add type veth");
             }
@@ -604,10 +466,7 @@ fn disabled_ipv6_is_named_as_such() {
         std::fs::write("/proc/sys/net/ipv6/conf/e0/disable_ipv6", "1").unwrap();
         let (vip, _events) = open(V6.spec("e0")).await.unwrap();
         let fault = vip.hold(LONG).await.unwrap_err();
-        assert!(
-            matches!(&fault, VipError::Ipv6Disabled { name } if name == "e0"),
-            "{fault}"
-        );
+        assert!(matches!(&fault, VipError::Ipv6Disabled { name } if name == "e0"), "{fault}");
     });
 }
 
@@ -616,10 +475,7 @@ fn a_carrier_that_goes_and_returns_is_reported() {
     let Some([a, b]) = hosts() else { return };
     wire(&a, &b, V4);
     a.run_async(move || async move {
-        until("carrier", SOON, async || {
-            ip("link show dev e0").contains("LOWER_UP").then_some(())
-        })
-        .await;
+        until("carrier", SOON, async || ip("link show dev e0").contains("LOWER_UP").then_some(())).await;
         let (_vip, mut events) = open(V4.spec("e0")).await.unwrap();
         b.run(|| ip("link set dev e0 down"));
         assert_eq!(next(&mut events).await, VipEvent::LinkChanged { up: false });
@@ -640,11 +496,7 @@ fn removal_by_somebody_else_is_reported_and_put_right() {
                 ip(&format!("addr del {}/{} dev e0", net.vip, net.full));
                 let start = Instant::now();
                 assert_eq!(next(&mut events).await, VipEvent::Removed);
-                println!(
-                    "{} removal reported {:?} after `ip` returned",
-                    net.option,
-                    start.elapsed()
-                );
+                println!("{} removal reported {:?} after `ip` returned", net.option, start.elapsed());
                 assert!(matches!(vip.announce().await, Err(VipError::NotHeld)));
             }
             // Put back before the watcher looked: no report, but hold says that it was gone.
@@ -664,15 +516,8 @@ fn removal_by_somebody_else_is_reported_and_put_right() {
 
 /// Says something to the VIP so that the neighbour table learns it.
 fn greet(net: Net) {
-    let any = if net.full == 32 {
-        "0.0.0.0:0"
-    } else {
-        "[::]:0"
-    };
-    UdpSocket::bind(any)
-        .unwrap()
-        .send_to(b"hello", (net.address(), 9))
-        .unwrap();
+    let any = if net.full == 32 { "0.0.0.0:0" } else { "[::]:0" };
+    UdpSocket::bind(any).unwrap().send_to(b"hello", (net.address(), 9)).unwrap();
 }
 
 #[test]
@@ -684,12 +529,7 @@ fn an_announcement_moves_the_neighbours_caches() {
         let (mac_a, mac_b) = (a.run(|| mac_of("e0")), b.run(|| mac_of("e0")));
         // The old holder's VIP, never dropped: only the announcement can move the client.
         a.run(move || {
-            ip(&format!(
-                "addr add {}/{} dev e0{}",
-                net.vip,
-                net.full,
-                if net.full == 128 { " nodad" } else { "" }
-            ))
+            ip(&format!("addr add {}/{} dev e0{}", net.vip, net.full, if net.full == 128 { " nodad" } else { "" }))
         });
         b.run_async(move || async move {
             let (vip, _events) = open(net.spec("e0")).await.unwrap();
@@ -704,11 +544,7 @@ fn an_announcement_moves_the_neighbours_caches() {
             a.run(|| ip("link set dev e0 arp off"));
             vip.hold(LONG).await.unwrap();
             sleep(Duration::from_millis(200)).await;
-            assert_eq!(
-                client.run(move || neighbour(net, "br0")),
-                Some(mac_a),
-                "holding alone tells nobody"
-            );
+            assert_eq!(client.run(move || neighbour(net, "br0")), Some(mac_a), "holding alone tells nobody");
             let start = Instant::now();
             vip.announce().await.unwrap();
             until("the client's cache moves", SOON, async || {
@@ -719,12 +555,9 @@ fn an_announcement_moves_the_neighbours_caches() {
 
             // And it serves there: scope and deprecation do not keep clients out.
             let listener = TcpListener::bind((net.address(), 7000)).unwrap();
-            let server =
-                thread::spawn(move || listener.accept().unwrap().0.write_all(b"+").unwrap());
+            let server = thread::spawn(move || listener.accept().unwrap().0.write_all(b"+").unwrap());
             let reply = client.run(move || {
-                let mut stream =
-                    TcpStream::connect_timeout(&SocketAddr::new(net.address(), 7000), SOON)
-                        .unwrap();
+                let mut stream = TcpStream::connect_timeout(&SocketAddr::new(net.address(), 7000), SOON).unwrap();
                 let mut byte = [0];
                 stream.read_exact(&mut byte).unwrap();
                 byte
@@ -746,10 +579,7 @@ fn the_kernel_answers_for_the_vip_and_probe_finds_the_holder() {
             let start = Instant::now();
             assert_eq!(vip.probe(Duration::from_millis(300)).await.unwrap(), None);
             let took = start.elapsed();
-            assert!(
-                took >= Duration::from_millis(295) && took < Duration::from_millis(600),
-                "{took:?}"
-            );
+            assert!(took >= Duration::from_millis(295) && took < Duration::from_millis(600), "{took:?}");
 
             let (b, held) = (b, net.spec("e0"));
             b.run_async(move || async move {
@@ -839,20 +669,13 @@ fn a_series_announces_for_four_seconds_and_stops_with_the_vip() {
     a.run_async(move || async move {
         let (vip, _events) = open(V4.spec("e0")).await.unwrap();
         let none: AnnounceSeries = vip.announce_series();
-        assert_eq!(
-            none.finished().await,
-            0,
-            "nothing is announced that is not held"
-        );
+        assert_eq!(none.finished().await, 0, "nothing is announced that is not held");
         vip.hold(LONG).await.unwrap();
         let whole = vip.announce_series();
         let start = Instant::now();
         assert_eq!(whole.finished().await, 6);
         let took = start.elapsed();
-        assert!(
-            took > Duration::from_millis(3950) && took < Duration::from_millis(5000),
-            "{took:?}"
-        );
+        assert!(took > Duration::from_millis(3950) && took < Duration::from_millis(5000), "{took:?}");
 
         let cut = vip.announce_series();
         sleep(Duration::from_millis(200)).await;
@@ -865,9 +688,7 @@ fn a_series_announces_for_four_seconds_and_stops_with_the_vip() {
 
 /// What the other end of a connection sees.
 fn fate(stream: &mut TcpStream) -> Result<usize, ErrorKind> {
-    stream
-        .set_read_timeout(Some(Duration::from_millis(500)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     stream.read(&mut [0; 16]).map_err(|fault| fault.kind())
 }
 
@@ -889,16 +710,10 @@ fn destroying_the_vips_connections_resets_both_ends() {
             vip.hold(LONG).await.unwrap();
             let listener = TcpListener::bind(listen).unwrap();
             let (mut by_own, mut own_client) = connect(&listener, &b, net.own[0].parse().unwrap());
-            let mut pairs: Vec<_> = (0..5)
-                .map(|_| connect(&listener, &b, net.address()))
-                .collect();
+            let mut pairs: Vec<_> = (0..5).map(|_| connect(&listener, &b, net.address())).collect();
             let start = Instant::now();
             assert_eq!(vip.destroy_sockets().await.unwrap(), 5);
-            println!(
-                "{} on {listen}: 5 connections in {:?}",
-                net.option,
-                start.elapsed()
-            );
+            println!("{} on {listen}: 5 connections in {:?}", net.option, start.elapsed());
             for (server, client) in &mut pairs {
                 assert_eq!(fate(server), Err(ErrorKind::ConnectionAborted));
                 assert_eq!(fate(client), Err(ErrorKind::ConnectionReset));
@@ -921,27 +736,15 @@ fn connections_survive_the_address_and_are_destroyed_without_it() {
         a.run_async(move || async move {
             let (vip, _events) = open(net.spec("e0")).await.unwrap();
             vip.hold(LONG).await.unwrap();
-            let any = if net.full == 32 {
-                "0.0.0.0:0"
-            } else {
-                "[::]:0"
-            };
+            let any = if net.full == 32 { "0.0.0.0:0" } else { "[::]:0" };
             let listener = TcpListener::bind(any).unwrap();
             let (mut server, mut client) = connect(&listener, &b, net.address());
             vip.drop_address().await.unwrap();
-            assert_eq!(
-                fate(&mut server),
-                Err(ErrorKind::WouldBlock),
-                "the connection outlives its address"
-            );
+            assert_eq!(fate(&mut server), Err(ErrorKind::WouldBlock), "the connection outlives its address");
             assert_eq!(vip.destroy_sockets().await.unwrap(), 1);
             assert_eq!(fate(&mut server), Err(ErrorKind::ConnectionAborted));
             // IPv6 still lets the reset out. IPv4 has no route from an address that is gone: hence destroy, then drop.
-            let heard = if net.full == 32 {
-                ErrorKind::WouldBlock
-            } else {
-                ErrorKind::ConnectionReset
-            };
+            let heard = if net.full == 32 { ErrorKind::WouldBlock } else { ErrorKind::ConnectionReset };
             assert_eq!(fate(&mut client), Err(heard));
         });
     });
@@ -974,10 +777,7 @@ fn destroying_a_port_reaches_every_address_but_the_spared() {
             for stream in [&mut vip_client, &mut own_client, &mut local] {
                 assert_eq!(fate(stream), Err(ErrorKind::ConnectionReset));
             }
-            for (from, to) in [
-                (&mut spared, &mut by_spared),
-                (&mut else_client, &mut elsewhere),
-            ] {
+            for (from, to) in [(&mut spared, &mut by_spared), (&mut else_client, &mut elsewhere)] {
                 from.write_all(b"x").unwrap();
                 assert_eq!(fate(to), Ok(1));
             }
@@ -997,9 +797,7 @@ fn many_connections_are_destroyed_in_time() {
         let (vip, _events) = open(V4.spec("e0")).await.unwrap();
         vip.hold(LONG).await.unwrap();
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-        let pairs: Vec<_> = (0..MANY)
-            .map(|_| connect(&listener, &b, V4.address()))
-            .collect();
+        let pairs: Vec<_> = (0..MANY).map(|_| connect(&listener, &b, V4.address())).collect();
         let start = Instant::now();
         assert_eq!(vip.destroy_sockets().await.unwrap(), MANY);
         println!("{MANY} connections destroyed in {:?}", start.elapsed());
@@ -1026,10 +824,7 @@ const NET_RAW: u32 = 1 << 13;
 #[test]
 fn a_missing_capability_is_named() {
     both(|net| {
-        for (keep, missing) in [
-            (NET_ADMIN, Capability::NetRaw),
-            (NET_RAW, Capability::NetAdmin),
-        ] {
+        for (keep, missing) in [(NET_ADMIN, Capability::NetRaw), (NET_RAW, Capability::NetAdmin)] {
             let Some([host]) = hosts() else { return };
             host.run(|| lone("e0"));
             host.run_async(move || async move {

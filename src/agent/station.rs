@@ -297,7 +297,9 @@ fn made_progress(before: Option<ProcessState>, now: Option<ProcessState>) -> boo
 /// INFO in the core's terms.
 pub(super) fn translate(info: &crate::redis::Info, asked: Moment) -> Info {
     let row = |row: &crate::redis::ReplicaRow| {
-        let online = row.state == crate::redis::ReplicaState::Online;
+        // After a full resynchronisation Redis says "online" up to a second before the first acknowledgement, and
+        // streams nothing until then.
+        let online = row.state == crate::redis::ReplicaState::Online && row.lag.is_some();
         let frozen = online && row.lag.is_some_and(|lag| lag > ONLINE_LAG);
         (!frozen).then(|| ReplicaRow {
             address: address(&row.ip, row.port),

@@ -2,7 +2,9 @@
 
 use super::choose::{Choice, choose};
 use super::{Decision, POLL_PART, REMOTE_SEAL_PART, Reason};
-use crate::cluster::{Command, Durability, Epoch, Group, GroupCommand, GroupName, GuardianChange, Phase, Why};
+use crate::cluster::{
+    Command, Durability, Epoch, Group, GroupCommand, GroupName, GuardianChange, NodeId, Offset, Phase, Why,
+};
 use crate::view::{Seat, Task, Topic, View};
 
 pub(super) fn coordinate(view: &View, decision: &mut Decision) {
@@ -13,7 +15,7 @@ pub(super) fn coordinate(view: &View, decision: &mut Decision) {
             Phase::Sealing { .. } => promote(view, name, group, seat, decision),
             Phase::Stable | Phase::Switching { .. } => {
                 suspicion |= suspect(view, name);
-                end_epoch(view, name, group, seat, decision).or_else(|| keep_followers(view, group, seat))
+                end_epoch(view, name, group, seat, decision).or_else(|| keep_followers(view, name, group, seat))
             }
         };
         if let Some(change) = change {
@@ -81,7 +83,7 @@ fn paused(view: &View, group: &Group, seat: &Seat) -> Option<Reason> {
 }
 
 /// S5: a follower missing at the primary for a lease leaves F (`available`); R counts with the new W once it is proved.
-fn keep_followers(view: &View, group: &Group, seat: &Seat) -> Option<GroupCommand> {
+fn keep_followers(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Option<GroupCommand> {
     if let Some(pause) = &group.pause {
         let over = pause.length.zip(seat.pause_seen).is_some_and(|(length, at)| view.now.since(at) >= length);
         if over {
@@ -97,19 +99,28 @@ fn keep_followers(view: &View, group: &Group, seat: &Seat) -> Option<GroupComman
             return Some(GroupCommand::Drop { node: *node });
         }
     }
-    let caught_up = |node| {
-        let health = seat.health.get(&node).map(|health| (health.lineage, health.offset));
-        matches!(health, Some((Some(lineage), Some(_))) if lineage == group.epoch)
+    if !fresh {
+        return None;
+    }
+    let (_, serving) = view.served(name)?;
+    let passed = |node: &NodeId, mark: Offset| {
+        serving.followers.get(node).is_some_and(|(online, offset)| *online && *offset >= mark)
     };
     if let Some(former) = &group.former_quorum
-        && fresh
-        && group.followers.iter().all(|(node, follower)| follower.since > former.since && caught_up(*node))
+        && let Some((_, mark)) = seat.quorum_mark.filter(|(since, _)| *since == former.since)
+        && group.followers.keys().all(|node| passed(node, mark))
     {
         return Some(GroupCommand::QuorumSettled { since: former.since });
     }
-    let back = group.departed.iter().find(|(node, at)| {
-        group.followers.get(node).is_some_and(|follower| follower.since > **at) && caught_up(**node)
-    });
+    let proved = |node: &NodeId| {
+        let own = view.local.groups.get(name).and_then(|local| local.lineage.as_ref()).map(|lineage| lineage.epoch);
+        let said = seat.health.get(node).and_then(|health| health.lineage);
+        (if *node == view.me { own } else { said }) == Some(group.epoch)
+    };
+    let back = group
+        .departed
+        .iter()
+        .find(|(node, at)| group.followers.get(node).is_some_and(|follower| follower.since > **at) && proved(node));
     back.map(|(node, _)| GroupCommand::Settled { node: *node })
 }
 

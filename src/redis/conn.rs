@@ -8,9 +8,7 @@
 use super::error::{self, Error, GoneKind};
 use super::{Endpoint, Target};
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Cmd, PushInfo, PushKind, RedisConnectionInfo, ServerError, Value,
-};
+use redis::{AsyncConnectionConfig, Cmd, PushInfo, PushKind, RedisConnectionInfo, ServerError, Value};
 use std::io;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
@@ -79,11 +77,7 @@ async fn dial(target: &Target) -> io::Result<(Stream, Peer)> {
         }
         Target::Unix(path) => {
             let stream = UnixStream::connect(path).await?;
-            let pid = stream
-                .peer_cred()
-                .ok()
-                .and_then(|c| c.pid())
-                .and_then(|p| u32::try_from(p).ok());
+            let pid = stream.peer_cred().ok().and_then(|c| c.pid()).and_then(|p| u32::try_from(p).ok());
             Ok((Stream::Unix(stream), Peer { local: true, pid }))
         }
     }
@@ -94,22 +88,13 @@ fn dial_error(endpoint: &Endpoint, err: &io::Error) -> Error {
     let target = endpoint.target.to_string();
     let unix = matches!(endpoint.target, Target::Unix(_));
     match err.kind() {
-        io::ErrorKind::ConnectionRefused => Error::Gone {
-            target,
-            kind: GoneKind::Refused,
-        },
-        io::ErrorKind::NotFound if unix => Error::Gone {
-            target,
-            kind: GoneKind::Refused,
-        },
+        io::ErrorKind::ConnectionRefused => Error::Gone { target, kind: GoneKind::Refused },
+        io::ErrorKind::NotFound if unix => Error::Gone { target, kind: GoneKind::Refused },
         io::ErrorKind::PermissionDenied if unix => Error::Unreachable {
             target,
             detail: format!("{err}; add this user to the socket's group or set unixsocketperm"),
         },
-        _ => Error::Unreachable {
-            target,
-            detail: err.to_string(),
-        },
+        _ => Error::Unreachable { target, detail: err.to_string() },
     }
 }
 
@@ -130,9 +115,7 @@ impl Conn {
     /// As [`open`](Self::open), for a caller that watches the time itself.
     pub(super) async fn open_unbounded(endpoint: &Endpoint) -> Result<Self, Error> {
         let target = endpoint.target.to_string();
-        let (stream, peer) = dial(&endpoint.target)
-            .await
-            .map_err(|e| dial_error(endpoint, &e))?;
+        let (stream, peer) = dial(&endpoint.target).await.map_err(|e| dial_error(endpoint, &e))?;
         // Only whether the connection is closed leaves the push sender: a watch holds one value, so no flood of
         // pushes can pile up.
         let (tell, closed) = watch::channel(false);
@@ -149,26 +132,14 @@ impl Conn {
         let login = login(endpoint);
         let fail = |e| error::from_redis(&target, "HELLO", e);
         let (inner, driver) = match stream {
-            Stream::Tcp(s) => spawn(
-                MultiplexedConnection::new_with_config(&login, s, config)
-                    .await
-                    .map_err(fail)?,
-                tell,
-            ),
-            Stream::Unix(s) => spawn(
-                MultiplexedConnection::new_with_config(&login, s, config)
-                    .await
-                    .map_err(fail)?,
-                tell,
-            ),
+            Stream::Tcp(s) => {
+                spawn(MultiplexedConnection::new_with_config(&login, s, config).await.map_err(fail)?, tell)
+            }
+            Stream::Unix(s) => {
+                spawn(MultiplexedConnection::new_with_config(&login, s, config).await.map_err(fail)?, tell)
+            }
         };
-        Ok(Self {
-            target,
-            inner,
-            driver,
-            closed,
-            peer,
-        })
+        Ok(Self { target, inner, driver, closed, peer })
     }
 
     pub(super) fn peer(&self) -> Peer {
@@ -194,10 +165,7 @@ impl Conn {
 
     /// Sends the commands in one write and returns all answers. Redis runs what it reads from one client at once
     /// without another client's command in between.
-    pub(super) async fn batch_unbounded(
-        &mut self,
-        commands: &[Named],
-    ) -> Result<Vec<Answer>, Error> {
+    pub(super) async fn batch_unbounded(&mut self, commands: &[Named]) -> Result<Vec<Answer>, Error> {
         let first = commands.first().map_or("(nothing)", |c| c.name);
         let mut pipeline = redis::Pipeline::with_capacity(commands.len());
         for named in commands {
@@ -209,11 +177,7 @@ impl Conn {
             .await
             .map_err(|e| error::from_redis(&self.target, first, e))?;
         if values.len() != commands.len() {
-            return Err(error::unexpected(
-                &self.target,
-                first,
-                &Value::Array(values),
-            ));
+            return Err(error::unexpected(&self.target, first, &Value::Array(values)));
         }
         Ok(values
             .into_iter()
@@ -225,28 +189,18 @@ impl Conn {
     }
 
     /// As [`batch_unbounded`](Self::batch_unbounded), until `deadline`.
-    pub(super) async fn batch(
-        &mut self,
-        commands: &[Named],
-        deadline: Instant,
-    ) -> Result<Vec<Answer>, Error> {
+    pub(super) async fn batch(&mut self, commands: &[Named], deadline: Instant) -> Result<Vec<Answer>, Error> {
         let started = Instant::now();
         let command = commands.first().map_or("(nothing)", |c| c.name);
         match timeout_at(deadline, self.batch_unbounded(commands)).await {
             Ok(result) => result,
-            Err(_) => Err(Error::Timeout {
-                target: self.target.clone(),
-                command,
-                after: started.elapsed(),
-            }),
+            Err(_) => Err(Error::Timeout { target: self.target.clone(), command, after: started.elapsed() }),
         }
     }
 }
 
 fn login(endpoint: &Endpoint) -> RedisConnectionInfo {
-    let mut login = RedisConnectionInfo::default()
-        .set_protocol(redis::ProtocolVersion::RESP3)
-        .set_skip_set_lib_name();
+    let mut login = RedisConnectionInfo::default().set_protocol(redis::ProtocolVersion::RESP3).set_skip_set_lib_name();
     if let Some(username) = &endpoint.username {
         login = login.set_username(username);
     }
@@ -257,10 +211,7 @@ fn login(endpoint: &Endpoint) -> RedisConnectionInfo {
 }
 
 fn spawn(
-    (inner, driver): (
-        MultiplexedConnection,
-        impl Future<Output = ()> + Send + 'static,
-    ),
+    (inner, driver): (MultiplexedConnection, impl Future<Output = ()> + Send + 'static),
     tell: watch::Sender<bool>,
 ) -> (MultiplexedConnection, JoinHandle<()>) {
     let driver = tokio::spawn(async move {

@@ -80,9 +80,7 @@ pub enum Error {
         detail: String,
     },
     /// An ACL or a renamed command stands in the way.
-    #[error(
-        "{target}: may not run {command}: {detail}; allow it to this user and do not rename it"
-    )]
+    #[error("{target}: may not run {command}: {detail}; allow it to this user and do not rename it")]
     Denied {
         /// The instance.
         target: String,
@@ -165,11 +163,7 @@ pub(super) fn shorten(text: &str) -> String {
 
 /// The words of an error answer, code first as the instance sent them.
 pub(super) fn server_words(err: &ServerError) -> String {
-    shorten(&format!(
-        "{} {}",
-        err.code(),
-        err.details().unwrap_or_default()
-    ))
+    shorten(&format!("{} {}", err.code(), err.details().unwrap_or_default()))
 }
 
 /// Maps an error answer to what it means for the caller.
@@ -180,22 +174,10 @@ pub(super) fn from_server(target: &str, command: &'static str, err: &ServerError
         "LOADING" => Error::Loading { target },
         "BUSY" => Error::Busy { target },
         "NOAUTH" | "WRONGPASS" | "DENIED" => Error::Auth { target, detail },
-        "NOPERM" => Error::Denied {
-            target,
-            command,
-            detail,
-        },
-        _ if detail.contains("unknown command") => Error::Denied {
-            target,
-            command,
-            detail,
-        },
+        "NOPERM" => Error::Denied { target, command, detail },
+        _ if detail.contains("unknown command") => Error::Denied { target, command, detail },
         _ if detail.contains("max number of clients") => Error::Full { target },
-        _ => Error::Unexpected {
-            target,
-            command,
-            answer: detail,
-        },
+        _ => Error::Unexpected { target, command, answer: detail },
     }
 }
 
@@ -207,53 +189,22 @@ pub(super) fn from_redis(target: &str, command: &'static str, err: RedisError) -
     if let Some(code) = err.code() {
         let detail = err.detail().unwrap_or_default();
         return match code {
-            "LOADING" => Error::Loading {
-                target: target_name,
-            },
-            "BUSY" => Error::Busy {
-                target: target_name,
-            },
-            "NOAUTH" | "WRONGPASS" | "DENIED" => Error::Auth {
-                target: target_name,
-                detail: words,
-            },
-            "NOPERM" => Error::Denied {
-                target: target_name,
-                command,
-                detail: words,
-            },
-            _ if detail.contains("max number of clients") => Error::Full {
-                target: target_name,
-            },
-            _ => Error::Unexpected {
-                target: target_name,
-                command,
-                answer: words,
-            },
+            "LOADING" => Error::Loading { target: target_name },
+            "BUSY" => Error::Busy { target: target_name },
+            "NOAUTH" | "WRONGPASS" | "DENIED" => Error::Auth { target: target_name, detail: words },
+            "NOPERM" => Error::Denied { target: target_name, command, detail: words },
+            _ if detail.contains("max number of clients") => Error::Full { target: target_name },
+            _ => Error::Unexpected { target: target_name, command, answer: words },
         };
     }
     match err.kind() {
-        ErrorKind::AuthenticationFailed => Error::Auth {
-            target: target_name,
-            detail: words,
-        },
-        ErrorKind::Io => Error::Closed {
-            target: target_name,
-            command,
-        },
-        _ => Error::Unexpected {
-            target: target_name,
-            command,
-            answer: words,
-        },
+        ErrorKind::AuthenticationFailed => Error::Auth { target: target_name, detail: words },
+        ErrorKind::Io => Error::Closed { target: target_name, command },
+        _ => Error::Unexpected { target: target_name, command, answer: words },
     }
 }
 
 /// An unforeseen value as an error.
 pub(super) fn unexpected(target: &str, command: &'static str, value: &Value) -> Error {
-    Error::Unexpected {
-        target: target.to_owned(),
-        command,
-        answer: shorten(&format!("{value:?}")),
-    }
+    Error::Unexpected { target: target.to_owned(), command, answer: shorten(&format!("{value:?}")) }
 }

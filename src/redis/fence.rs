@@ -115,16 +115,10 @@ impl Commander {
             }
             other => other?,
         }
-        let writable = after
-            .as_ref()
-            .is_none_or(|info| info.read_only != Some(true));
+        let writable = after.as_ref().is_none_or(|info| info.read_only != Some(true));
         if !role.is_detached() {
             let found = format!("{role:?}");
-            return Err(Error::NotConfirmed {
-                target: self.target(),
-                command: "REPLICAOF 127.0.0.1 1",
-                found,
-            });
+            return Err(Error::NotConfirmed { target: self.target(), command: "REPLICAOF 127.0.0.1 1", found });
         }
         if writable {
             self.check_ok(read_only, "CONFIG SET replica-read-only")?;
@@ -136,10 +130,7 @@ impl Commander {
     /// if nothing is outstanding on it.
     async fn link(&self, deadline: Instant) -> Result<Link<'_>, Error> {
         match Conn::open(&self.endpoint, deadline).await {
-            Ok(conn) => Ok(Link {
-                conn: Some(conn),
-                slot: None,
-            }),
+            Ok(conn) => Ok(Link { conn: Some(conn), slot: None }),
             Err(full @ (Error::Full { .. } | Error::Closed { .. })) => {
                 let Ok(mut slot) = self.slot.try_lock() else {
                     return Err(full);
@@ -147,40 +138,21 @@ impl Commander {
                 let Some(conn) = slot.take().filter(|c| !c.is_closed()) else {
                     return Err(full);
                 };
-                Ok(Link {
-                    conn: Some(conn),
-                    slot: Some(slot),
-                })
+                Ok(Link { conn: Some(conn), slot: Some(slot) })
             }
             Err(err) => Err(err),
         }
     }
 
-    async fn close_all(
-        &self,
-        link: &mut Link<'_>,
-        deadline: Instant,
-        report: &mut FenceReport,
-    ) -> Result<(), Error> {
-        let kill = |kind| {
-            command(
-                "CLIENT KILL",
-                &["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"],
-            )
-        };
-        let answers = link
-            .batch(&[kill("normal"), kill("pubsub"), kill("replica")], deadline)
-            .await?;
+    async fn close_all(&self, link: &mut Link<'_>, deadline: Instant, report: &mut FenceReport) -> Result<(), Error> {
+        let kill = |kind| command("CLIENT KILL", &["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]);
+        let answers = link.batch(&[kill("normal"), kill("pubsub"), kill("replica")], deadline).await?;
         let mut counts = [0; 3];
         for (count, answer) in counts.iter_mut().zip(answers) {
             match answer {
                 Ok(Value::Int(n)) => *count = u64::try_from(n).unwrap_or(0),
                 Ok(value) => {
-                    return Err(super::error::unexpected(
-                        &self.target(),
-                        "CLIENT KILL",
-                        &value,
-                    ));
+                    return Err(super::error::unexpected(&self.target(), "CLIENT KILL", &value));
                 }
                 Err(err) => return Err(from_server(&self.target(), "CLIENT KILL", &err)),
             }
@@ -194,15 +166,7 @@ impl Commander {
 impl FenceReport {
     fn of(outcome: FenceOutcome, after: Option<Info>, started: Instant) -> Self {
         let took = started.elapsed();
-        Self {
-            outcome,
-            after,
-            clients_closed: 0,
-            replicas_closed: 0,
-            close_error: None,
-            confirmed_after: took,
-            took,
-        }
+        Self { outcome, after, clients_closed: 0, replicas_closed: 0, close_error: None, confirmed_after: took, took }
     }
 }
 
@@ -216,10 +180,7 @@ struct Link<'a> {
 impl Link<'_> {
     async fn batch(&mut self, commands: &[Named], deadline: Instant) -> Result<Vec<Answer>, Error> {
         let name = commands.first().map_or("(nothing)", |c| c.name);
-        let mut conn = self.conn.take().ok_or_else(|| Error::Closed {
-            target: String::new(),
-            command: name,
-        })?;
+        let mut conn = self.conn.take().ok_or_else(|| Error::Closed { target: String::new(), command: name })?;
         let answers = conn.batch(commands, deadline).await?;
         self.conn = Some(conn);
         Ok(answers)

@@ -195,11 +195,7 @@ impl Info {
 
     /// Was told to follow this address.
     pub fn follows(&self, host: &str, port: u16) -> bool {
-        self.role == Role::Replica
-            && self
-                .upstream
-                .as_ref()
-                .is_some_and(|(h, p)| h == host && *p == port)
+        self.role == Role::Replica && self.upstream.as_ref().is_some_and(|(h, p)| h == host && *p == port)
     }
 }
 
@@ -212,11 +208,7 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn read(text: &'a str) -> Result<Self, InfoError> {
-        let mut fields = Self {
-            by_name: Default::default(),
-            keys: 0,
-            replicas: Vec::new(),
-        };
+        let mut fields = Self { by_name: Default::default(), keys: 0, replicas: Vec::new() };
         for line in text.lines() {
             // Values may hold colons (IPv6 addresses, paths): only the first one separates.
             let Some((name, value)) = line.split_once(':') else {
@@ -235,9 +227,7 @@ impl<'a> Fields<'a> {
 
     fn add_db(&mut self, _number: &str, value: &str) -> Result<(), InfoError> {
         let keys = sub_field(value, "keys").ok_or_else(|| bad("db", value))?;
-        self.keys = self
-            .keys
-            .saturating_add(keys.parse().map_err(|_| bad("db", value))?);
+        self.keys = self.keys.saturating_add(keys.parse().map_err(|_| bad("db", value))?);
         Ok(())
     }
 
@@ -256,24 +246,15 @@ impl<'a> Fields<'a> {
                 state,
                 offset: sub_field(value, "offset")?.parse().ok()?,
                 // -1 before the first acknowledgement.
-                lag: sub_field(value, "lag")?
-                    .parse::<i64>()
-                    .ok()?
-                    .try_into()
-                    .ok()
-                    .map(Duration::from_secs),
+                lag: sub_field(value, "lag")?.parse::<i64>().ok()?.try_into().ok().map(Duration::from_secs),
             })
         };
-        self.replicas
-            .push(row().ok_or_else(|| bad("slave", value))?);
+        self.replicas.push(row().ok_or_else(|| bad("slave", value))?);
         Ok(())
     }
 
     fn text(&self, name: &'static str) -> Result<&'a str, InfoError> {
-        self.by_name
-            .get(name)
-            .copied()
-            .ok_or(InfoError::Missing(name))
+        self.by_name.get(name).copied().ok_or(InfoError::Missing(name))
     }
 
     /// A number that must be there.
@@ -313,18 +294,11 @@ impl<'a> Fields<'a> {
     }
 
     fn flavor(&self) -> Result<(Flavor, String), InfoError> {
-        let by_name = self
-            .by_name
-            .get("server_name")
-            .is_some_and(|n| *n == "valkey");
+        let by_name = self.by_name.get("server_name").is_some_and(|n| *n == "valkey");
         match self.by_name.get("valkey_version") {
             Some(version) => Ok((Flavor::Valkey, (*version).to_owned())),
             None => {
-                let flavor = if by_name {
-                    Flavor::Valkey
-                } else {
-                    Flavor::Redis
-                };
+                let flavor = if by_name { Flavor::Valkey } else { Flavor::Redis };
                 Ok((flavor, self.text("redis_version")?.to_owned()))
             }
         }
@@ -334,10 +308,7 @@ impl<'a> Fields<'a> {
         if role == Role::Primary {
             return Ok(None);
         }
-        Ok(Some((
-            self.text("master_host")?.to_owned(),
-            self.number("master_port")?,
-        )))
+        Ok(Some((self.text("master_host")?.to_owned(), self.number("master_port")?)))
     }
 
     fn loading_progress(&self, loading: bool) -> Result<Option<LoadingProgress>, InfoError> {
@@ -348,9 +319,7 @@ impl<'a> Fields<'a> {
         Ok(Some(LoadingProgress {
             total_bytes: self.count("loading_total_bytes")?,
             loaded_bytes: self.count("loading_loaded_bytes")?,
-            eta: eta
-                .and_then(|s| u64::try_from(s).ok())
-                .map(Duration::from_secs),
+            eta: eta.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs),
         }))
     }
 
@@ -363,19 +332,13 @@ impl<'a> Fields<'a> {
         let (server, version) = self.flavor()?;
         let master_repl_offset: u64 = self.number("master_repl_offset")?;
         // During a full resync a replica prints what its new link has, which starts at -1 or 0.
-        let slave_repl_offset = self
-            .number_opt::<i64>("slave_repl_offset")?
-            .and_then(|n| u64::try_from(n).ok());
+        let slave_repl_offset = self.number_opt::<i64>("slave_repl_offset")?.and_then(|n| u64::try_from(n).ok());
         let offset = match (role, slave_repl_offset) {
             (Role::Replica, Some(processed)) => processed.min(master_repl_offset),
             _ => master_repl_offset,
         };
         let (loading, async_loading) = (self.flag("loading")?, self.flag("async_loading")?);
-        let read_only = self
-            .by_name
-            .get("slave_read_only")
-            .map(|_| self.flag("slave_read_only"))
-            .transpose()?;
+        let read_only = self.by_name.get("slave_read_only").map(|_| self.flag("slave_read_only")).transpose()?;
         Ok(Info {
             server,
             version,
@@ -390,10 +353,7 @@ impl<'a> Fields<'a> {
             slave_repl_offset,
             second_offset: self.number::<i64>("second_repl_offset")?.try_into().ok(),
             upstream: self.upstream(role)?,
-            link_up: self
-                .by_name
-                .get("master_link_status")
-                .is_some_and(|s| *s == "up"),
+            link_up: self.by_name.get("master_link_status").is_some_and(|s| *s == "up"),
             sync_in_progress: self.flag("master_sync_in_progress")?,
             read_only,
             loading,
@@ -428,18 +388,11 @@ fn is_number(text: &str) -> bool {
 
 /// `b` of `name=b` in `x=a,name=b,y=c`.
 fn sub_field<'a>(value: &'a str, name: &str) -> Option<&'a str> {
-    value
-        .trim_end()
-        .split(',')
-        .find_map(|part| part.split_once('=').filter(|(n, _)| *n == name))
-        .map(|(_, v)| v)
+    value.trim_end().split(',').find_map(|part| part.split_once('=').filter(|(n, _)| *n == name)).map(|(_, v)| v)
 }
 
 fn bad(field: &'static str, value: &str) -> InfoError {
-    InfoError::Bad {
-        field,
-        value: value.chars().take(80).collect(),
-    }
+    InfoError::Bad { field, value: value.chars().take(80).collect() }
 }
 
 #[cfg(test)]

@@ -98,10 +98,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint on TCP without credentials.
     pub fn tcp(host: impl Into<String>, port: u16) -> Self {
-        Self::new(Target::Tcp {
-            host: host.into(),
-            port,
-        })
+        Self::new(Target::Tcp { host: host.into(), port })
     }
 
     /// An endpoint on a unix socket without credentials.
@@ -111,11 +108,7 @@ impl Endpoint {
 
     /// An endpoint without credentials.
     pub fn new(target: Target) -> Self {
-        Self {
-            target,
-            username: None,
-            password: None,
-        }
+        Self { target, username: None, password: None }
     }
 
     /// The same endpoint with credentials.

@@ -76,10 +76,7 @@ impl Outbox {
     }
 
     fn take(&self) -> Option<InstanceEvent> {
-        self.queue
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front()
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
     /// Hands events on until the listener is gone.
@@ -110,12 +107,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_listener_loses_no_crash_and_gets_the_newest_of_each_kind() {
         let outbox = Outbox::default();
-        let silent = |ms| {
-            InstanceEvent::Silent(Silence {
-                since: Duration::from_millis(ms),
-                process: None,
-            })
-        };
+        let silent = |ms| InstanceEvent::Silent(Silence { since: Duration::from_millis(ms), process: None });
         outbox.put(InstanceEvent::Gone(GoneKind::Refused));
         for ms in 0..10_000 {
             outbox.put(silent(ms));
@@ -125,16 +117,10 @@ mod tests {
 
         let (tx, mut rx) = mpsc::channel(1);
         let pump = tokio::spawn(outbox.pump(tx));
-        assert_eq!(
-            rx.recv().await,
-            Some(InstanceEvent::Gone(GoneKind::Refused))
-        );
+        assert_eq!(rx.recv().await, Some(InstanceEvent::Gone(GoneKind::Refused)));
         assert_eq!(rx.recv().await, Some(silent(9_999)));
         assert_eq!(rx.recv().await, Some(InstanceEvent::Busy));
         drop(rx);
-        tokio::time::timeout(Duration::from_secs(1), pump)
-            .await
-            .expect("the pump ends with its listener")
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(1), pump).await.expect("the pump ends with its listener").unwrap();
     }
 }

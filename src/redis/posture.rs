@@ -81,15 +81,9 @@ impl Session<'_> {
         let name = commands.first().map_or("(nothing)", |c| c.name);
         let target = || self.commander.endpoint.target.to_string();
         if self.commander.ledger().fences != self.fences {
-            return Err(Error::Fenced {
-                target: target(),
-                command: name,
-            });
+            return Err(Error::Fenced { target: target(), command: name });
         }
-        let mut conn = self.conn.take().ok_or_else(|| Error::Closed {
-            target: target(),
-            command: name,
-        })?;
+        let mut conn = self.conn.take().ok_or_else(|| Error::Closed { target: target(), command: name })?;
         let answers = conn.batch(commands, self.deadline).await?;
         self.conn = Some(conn);
         Ok(answers)
@@ -100,13 +94,7 @@ impl Commander {
     /// A commander for the instance at `endpoint`. Connects when first used. `poke` is the watcher that is to look
     /// right after each command.
     pub fn new(endpoint: Endpoint, settings: Settings, poke: Option<Poke>) -> Self {
-        Self {
-            endpoint,
-            settings,
-            poke,
-            slot: Default::default(),
-            ledger: Default::default(),
-        }
+        Self { endpoint, settings, poke, slot: Default::default(), ledger: Default::default() }
     }
 
     /// INFO now, on the posture connection.
@@ -125,9 +113,7 @@ impl Commander {
     }
 
     async fn enforce(&self, session: &mut Session<'_>) -> Result<SettingsReport, Error> {
-        let answers = session
-            .batch(&settings::commands(&self.endpoint, &self.settings))
-            .await?;
+        let answers = session.batch(&settings::commands(&self.endpoint, &self.settings)).await?;
         settings::judge(&self.target(), &self.endpoint, &self.settings, answers)
     }
 
@@ -141,20 +127,12 @@ impl Commander {
         commands.push(command("INFO", &["INFO"]));
         let answers = session.batch(&commands).await?;
         self.check_ok(answers.get(2), "REPLICAOF")?;
-        let report = SealReport {
-            before: self.parse_info(answers.first())?,
-            after: self.parse_info(answers.last())?,
-        };
+        let report = SealReport { before: self.parse_info(answers.first())?, after: self.parse_info(answers.last())? };
         if report.after.is_sealed() {
             return Ok(report);
         }
         if let Some(Err(err)) = answers.get(1) {
-            return Err(settings::refused(
-                &self.target(),
-                "replica-read-only",
-                "allow +config|set to this user",
-                err,
-            ));
+            return Err(settings::refused(&self.target(), "replica-read-only", "allow +config|set to this user", err));
         }
         Err(self.not_confirmed("REPLICAOF 127.0.0.1 1", &report.after))
     }
@@ -171,29 +149,17 @@ impl Commander {
         }
         let port_text = port.to_string();
         let answers = session
-            .batch(&[
-                command("REPLICAOF", &["REPLICAOF", host, &port_text]),
-                command("INFO", &["INFO"]),
-            ])
+            .batch(&[command("REPLICAOF", &["REPLICAOF", host, &port_text]), command("INFO", &["INFO"])])
             .await?;
         self.check_ok(answers.first(), "REPLICAOF")?;
         let info = self.parse_info(answers.last())?;
-        if info.follows(host, port) {
-            Ok(info)
-        } else {
-            Err(self.not_confirmed("REPLICAOF", &info))
-        }
+        if info.follows(host, port) { Ok(info) } else { Err(self.not_confirmed("REPLICAOF", &info)) }
     }
 
     /// Tries the link to the followed primary again now. A replica whose first try was refused, or met a primary
     /// not yet promoted, tries only once per second by itself. Does nothing when the link is up or a resync is
     /// under way, or when another address is followed.
-    pub async fn retry_link(
-        &self,
-        host: &str,
-        port: u16,
-        deadline: Instant,
-    ) -> Result<Info, Error> {
+    pub async fn retry_link(&self, host: &str, port: u16, deadline: Instant) -> Result<Info, Error> {
         let mut session = self.session(deadline).await?;
         let now = session.batch(&[command("INFO", &["INFO"])]).await?;
         let now = self.parse_info(now.first())?;
@@ -204,9 +170,7 @@ impl Commander {
         let port = port.to_string();
         let again = command("REPLICAOF", &["REPLICAOF", host, &port]);
         // Both in one write: nobody sees the moment between.
-        let answers = session
-            .batch(&[detach, again, command("INFO", &["INFO"])])
-            .await?;
+        let answers = session.batch(&[detach, again, command("INFO", &["INFO"])]).await?;
         self.check_ok(answers.get(1), "REPLICAOF")?;
         self.parse_info(answers.last())
     }
@@ -237,13 +201,7 @@ impl Commander {
         self.check_ok(answers.first(), "REPLICAOF")?;
         let role = self.parse_role(answers.get(1))?;
         let info = self.parse_info(answers.last())?;
-        if role
-            == (RoleAnswer {
-                role: Role::Primary,
-                upstream: None,
-            })
-            && info.role == Role::Primary
-        {
+        if role == (RoleAnswer { role: Role::Primary, upstream: None }) && info.role == Role::Primary {
             Ok(info)
         } else {
             Err(self.not_confirmed("REPLICAOF NO ONE", &info))
@@ -253,17 +211,12 @@ impl Commander {
     /// Holds back writes for at most `limit`; reads go on and replicas drain (S10). Needs Redis 6.2.
     pub async fn pause_writes(&self, limit: Duration, deadline: Instant) -> Result<(), Error> {
         let ms = limit.as_millis().to_string();
-        self.one(
-            command("CLIENT PAUSE", &["CLIENT", "PAUSE", &ms, "WRITE"]),
-            deadline,
-        )
-        .await
+        self.one(command("CLIENT PAUSE", &["CLIENT", "PAUSE", &ms, "WRITE"]), deadline).await
     }
 
     /// Releases what was paused; on a sealed instance the held writes then fail with READONLY.
     pub async fn unpause(&self, deadline: Instant) -> Result<(), Error> {
-        self.one(command("CLIENT UNPAUSE", &["CLIENT", "UNPAUSE"]), deadline)
-            .await
+        self.one(command("CLIENT UNPAUSE", &["CLIENT", "UNPAUSE"]), deadline).await
     }
 
     /// Seals a primary whose writes are paused, leaving its replicas attached so that they drain; pings stop, so
@@ -279,12 +232,7 @@ impl Commander {
 
     /// Makes the instance refuse writes unless `n` replicas are online and acknowledged within `max_lag`; whole
     /// seconds, at least one (S5).
-    pub async fn set_min_replicas(
-        &self,
-        n: u32,
-        max_lag: Duration,
-        deadline: Instant,
-    ) -> Result<(), Error> {
+    pub async fn set_min_replicas(&self, n: u32, max_lag: Duration, deadline: Instant) -> Result<(), Error> {
         let lag = max_lag.as_secs().max(1).to_string();
         let n = n.to_string();
         let mut session = self.session(deadline).await?;
@@ -296,12 +244,7 @@ impl Commander {
         let answers = session.batch(&commands).await?;
         for (name, answer) in names.into_iter().zip(&answers) {
             if let Err(err) = answer {
-                return Err(settings::refused(
-                    &self.target(),
-                    name,
-                    "allow +config|set to this user",
-                    err,
-                ));
+                return Err(settings::refused(&self.target(), name, "allow +config|set to this user", err));
             }
         }
         Ok(())
@@ -311,20 +254,14 @@ impl Commander {
     /// its own.
     pub async fn script_kill(&self, deadline: Instant) -> Result<ScriptKill, Error> {
         let mut conn = Conn::open(&self.endpoint, deadline).await?;
-        let commands = [
-            command("SCRIPT KILL", &["SCRIPT", "KILL"]),
-            command("FUNCTION KILL", &["FUNCTION", "KILL"]),
-        ];
+        let commands = [command("SCRIPT KILL", &["SCRIPT", "KILL"]), command("FUNCTION KILL", &["FUNCTION", "KILL"])];
         let answers = conn.batch(&commands, deadline).await?;
         self.poke();
         let code = |a: &Answer| a.as_ref().err().map(|e| e.code().to_owned());
         if answers.iter().any(Result::is_ok) {
             return Ok(ScriptKill::Killed);
         }
-        if answers
-            .iter()
-            .any(|a| code(a).as_deref() == Some("UNKILLABLE"))
-        {
+        if answers.iter().any(|a| code(a).as_deref() == Some("UNKILLABLE")) {
             return Ok(ScriptKill::Unkillable);
         }
         match answers.into_iter().next() {
@@ -345,11 +282,8 @@ impl Commander {
     async fn session(&self, deadline: Instant) -> Result<Session<'_>, Error> {
         let started = Instant::now();
         let fences = self.ledger().fences;
-        let late = |_| Error::Timeout {
-            target: self.target(),
-            command: "(behind another command)",
-            after: started.elapsed(),
-        };
+        let late =
+            |_| Error::Timeout { target: self.target(), command: "(behind another command)", after: started.elapsed() };
         let mut slot = timeout_at(deadline, self.slot.lock()).await.map_err(late)?;
         // After a fence the connection is dead, whether or not its end has been read yet.
         let live = self.ledger().live.is_some();
@@ -363,13 +297,7 @@ impl Commander {
                 self.connect(fences, deadline).await?
             }
         };
-        Ok(Session {
-            commander: self,
-            slot,
-            conn: Some(conn),
-            fences,
-            deadline,
-        })
+        Ok(Session { commander: self, slot, conn: Some(conn), fences, deadline })
     }
 
     async fn connect(&self, fences: u64, deadline: Instant) -> Result<Conn, Error> {
@@ -389,10 +317,7 @@ impl Commander {
         }
         let mut ledger = self.ledger();
         if ledger.fences != fences {
-            return Err(Error::Fenced {
-                target: self.target(),
-                command: "CLIENT ID",
-            });
+            return Err(Error::Fenced { target: self.target(), command: "CLIENT ID" });
         }
         ledger.live = Some(id);
         Ok(conn)
@@ -428,26 +353,15 @@ impl Commander {
     }
 
     pub(super) fn not_confirmed(&self, command: &'static str, info: &Info) -> Error {
-        let found = format!(
-            "role {:?}, upstream {:?}, read-only {:?}",
-            info.role, info.upstream, info.read_only
-        );
-        Error::NotConfirmed {
-            target: self.target(),
-            command,
-            found,
-        }
+        let found = format!("role {:?}, upstream {:?}, read-only {:?}", info.role, info.upstream, info.read_only);
+        Error::NotConfirmed { target: self.target(), command, found }
     }
 
     pub(super) fn parse_info(&self, answer: Option<&Answer>) -> Result<Info, Error> {
         match answer {
             Some(Ok(value)) => {
-                let text =
-                    text_of(value).ok_or_else(|| unexpected(&self.target(), "INFO", value))?;
-                Info::parse(&text).map_err(|source| Error::Info {
-                    target: self.target(),
-                    source,
-                })
+                let text = text_of(value).ok_or_else(|| unexpected(&self.target(), "INFO", value))?;
+                Info::parse(&text).map_err(|source| Error::Info { target: self.target(), source })
             }
             Some(Err(err)) => Err(from_server(&self.target(), "INFO", err)),
             None => Err(unexpected(&self.target(), "INFO", &Value::Nil)),
@@ -456,19 +370,13 @@ impl Commander {
 
     pub(super) fn parse_role(&self, answer: Option<&Answer>) -> Result<RoleAnswer, Error> {
         match answer {
-            Some(Ok(value)) => {
-                RoleAnswer::parse(value).ok_or_else(|| unexpected(&self.target(), "ROLE", value))
-            }
+            Some(Ok(value)) => RoleAnswer::parse(value).ok_or_else(|| unexpected(&self.target(), "ROLE", value)),
             Some(Err(err)) => Err(from_server(&self.target(), "ROLE", err)),
             None => Err(unexpected(&self.target(), "ROLE", &Value::Nil)),
         }
     }
 
-    pub(super) fn check_ok(
-        &self,
-        answer: Option<&Answer>,
-        name: &'static str,
-    ) -> Result<(), Error> {
+    pub(super) fn check_ok(&self, answer: Option<&Answer>, name: &'static str) -> Result<(), Error> {
         match answer {
             Some(Ok(_)) => Ok(()),
             Some(Err(err)) => Err(from_server(&self.target(), name, err)),
@@ -490,30 +398,20 @@ impl RoleAnswer {
             return None;
         };
         match &*text_of(items.first()?)? {
-            "master" => Some(Self {
-                role: Role::Primary,
-                upstream: None,
-            }),
+            "master" => Some(Self { role: Role::Primary, upstream: None }),
             "slave" => {
                 let host = text_of(items.get(1)?)?.into_owned();
                 let Value::Int(port) = items.get(2)? else {
                     return None;
                 };
-                Some(Self {
-                    role: Role::Replica,
-                    upstream: Some((host, u16::try_from(*port).ok()?)),
-                })
+                Some(Self { role: Role::Replica, upstream: Some((host, u16::try_from(*port).ok()?)) })
             }
             _ => None,
         }
     }
 
     pub(super) fn is_detached(&self) -> bool {
-        self.role == Role::Replica
-            && self
-                .upstream
-                .as_ref()
-                .is_some_and(|(h, p)| (h.as_str(), *p) == NOWHERE)
+        self.role == Role::Replica && self.upstream.as_ref().is_some_and(|(h, p)| (h.as_str(), *p) == NOWHERE)
     }
 }
 

@@ -95,11 +95,7 @@ impl ProcRef {
         }
         let start_ticks = read_stat(pid)?.start_ticks;
         let pidfd = Arc::new(register(fd)?);
-        let proc = Self {
-            pid,
-            start_ticks,
-            pidfd,
-        };
+        let proc = Self { pid, start_ticks, pidfd };
         proc.is_alive().then_some(proc)
     }
 
@@ -111,15 +107,13 @@ impl ProcRef {
     /// CPU time and state now; `None` once it has exited.
     pub fn progress(&self) -> Option<ProcessState> {
         let stat = read_stat(self.pid)?;
-        (stat.start_ticks == self.start_ticks && stat.now.state != RunState::Zombie)
-            .then_some(stat.now)
+        (stat.start_ticks == self.start_ticks && stat.now.state != RunState::Zombie).then_some(stat.now)
     }
 
     /// It has not exited.
     pub fn is_alive(&self) -> bool {
         // Signal 0 only asks; a zombie still takes it, so its state is looked at as well.
-        let reaped = pidfd_signal(self.pidfd.get_ref(), 0)
-            .is_err_and(|e| e.raw_os_error() == Some(libc::ESRCH));
+        let reaped = pidfd_signal(self.pidfd.get_ref(), 0).is_err_and(|e| e.raw_os_error() == Some(libc::ESRCH));
         !reaped && self.progress().is_some()
     }
 
@@ -173,26 +167,14 @@ fn parse_stat(text: &str) -> Option<Stat> {
     };
     let ticks = number(14)?.checked_add(number(15)?)?;
     let exiting = number(9)? & PF_EXITING != 0;
-    Some(Stat {
-        now: ProcessState {
-            ticks,
-            state,
-            exiting,
-        },
-        start_ticks: number(22)?,
-    })
+    Some(Stat { now: ProcessState { ticks, state, exiting }, start_ticks: number(22)? })
 }
 
 /// A process in a container's pid namespace shows more than one id here; its INFO pid is not ours.
 fn in_other_namespace(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/status"))
         .ok()
-        .and_then(|s| {
-            s.lines().find_map(|l| {
-                l.strip_prefix("NSpid:")
-                    .map(|ids| ids.split_whitespace().count())
-            })
-        })
+        .and_then(|s| s.lines().find_map(|l| l.strip_prefix("NSpid:").map(|ids| ids.split_whitespace().count())))
         .is_some_and(|n| n > 1)
 }
 
@@ -220,20 +202,8 @@ fn pidfd_signal(fd: &OwnedFd, signal: i32) -> io::Result<()> {
     let no_info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: the descriptor is a pidfd owned by the caller for the whole call; a null siginfo is allowed and
     // means what kill(2) would send.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            fd.as_raw_fd(),
-            signal,
-            no_info,
-            0,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, no_info, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
@@ -244,14 +214,7 @@ mod tests {
     fn stat_with_a_wild_name() {
         let text = "42 (redis) S 1) T 1 42 42 0 -1 4194564 1 0 0 0 7 5 0 0 20 0 5 0 1234 0 0";
         let stat = parse_stat(text).unwrap();
-        assert_eq!(
-            stat.now,
-            ProcessState {
-                ticks: 12,
-                state: RunState::Stopped,
-                exiting: true
-            }
-        );
+        assert_eq!(stat.now, ProcessState { ticks: 12, state: RunState::Stopped, exiting: true });
         assert_eq!(stat.start_ticks, 1234);
         assert!(parse_stat("42 (x").is_none());
         assert!(parse_stat("").is_none());
@@ -260,10 +223,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_servers_are_taken() {
-        assert!(
-            ProcRef::open(std::process::id()).is_none(),
-            "a test is no Redis server"
-        );
+        assert!(ProcRef::open(std::process::id()).is_none(), "a test is no Redis server");
         assert!(ProcRef::open(0).is_none());
         assert!(ProcRef::open(u32::MAX).is_none());
     }

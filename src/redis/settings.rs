@@ -47,8 +47,7 @@ struct Wanted {
 }
 
 const ALLOW_CONFIG: &str = "allow +config|set to this user and do not rename CONFIG";
-const SET_IN_FILE: &str =
-    "allow +config|set to this user, or set it so in the server's own config file";
+const SET_IN_FILE: &str = "allow +config|set to this user, or set it so in the server's own config file";
 
 fn wanted(endpoint: &Endpoint, settings: &Settings) -> Vec<Wanted> {
     let fixed = [
@@ -57,21 +56,9 @@ fn wanted(endpoint: &Endpoint, settings: &Settings) -> Vec<Wanted> {
         ("replica-ignore-maxmemory", "yes"),
         ("repl-diskless-sync-delay", "0"),
     ];
-    let mut all: Vec<Wanted> = fixed
-        .into_iter()
-        .map(|(name, value)| Wanted {
-            name,
-            value: value.to_owned(),
-            remedy: SET_IN_FILE,
-        })
-        .collect();
-    let mut add = |name, value: String| {
-        all.push(Wanted {
-            name,
-            value,
-            remedy: ALLOW_CONFIG,
-        })
-    };
+    let mut all: Vec<Wanted> =
+        fixed.into_iter().map(|(name, value)| Wanted { name, value: value.to_owned(), remedy: SET_IN_FILE }).collect();
+    let mut add = |name, value: String| all.push(Wanted { name, value, remedy: ALLOW_CONFIG });
     if let Some(password) = &endpoint.password {
         add("masteruser", endpoint.username.clone().unwrap_or_default());
         add("masterauth", password.expose().to_owned());
@@ -119,27 +106,15 @@ pub(super) fn judge(
             .ok_or_else(|| super::error::unexpected(target, "CONFIG GET", &value))
     };
     let (repl_timeout, ping_period) = (seconds()?, seconds()?);
-    Ok(SettingsReport {
-        repl_timeout,
-        ping_period,
-        links_will_flap: repl_timeout <= ping_period,
-    })
+    Ok(SettingsReport { repl_timeout, ping_period, links_will_flap: repl_timeout <= ping_period })
 }
 
 /// A refused `CONFIG SET`, unless the refusal is about the instance's state and not about the setting.
-pub(super) fn refused(
-    target: &str,
-    setting: &'static str,
-    remedy: &'static str,
-    err: &redis::ServerError,
-) -> Error {
+pub(super) fn refused(target: &str, setting: &'static str, remedy: &'static str, err: &redis::ServerError) -> Error {
     match from_server(target, "CONFIG SET", err) {
-        Error::Denied { .. } | Error::Unexpected { .. } => Error::SettingRefused {
-            target: target.to_owned(),
-            setting,
-            detail: server_words(err),
-            remedy,
-        },
+        Error::Denied { .. } | Error::Unexpected { .. } => {
+            Error::SettingRefused { target: target.to_owned(), setting, detail: server_words(err), remedy }
+        }
         other => other,
     }
 }

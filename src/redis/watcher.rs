@@ -103,12 +103,7 @@ impl Watcher {
             replace_after: timing.replace_after,
             cut_logins: 0,
         };
-        Self {
-            pace,
-            poke,
-            process,
-            tasks: [tokio::spawn(watch.run()), tokio::spawn(outbox.pump(events))],
-        }
+        Self { pace, poke, process, tasks: [tokio::spawn(watch.run()), tokio::spawn(outbox.pump(events))] }
     }
 
     /// Changes the time from one INFO to the next; takes effect at once.
@@ -123,11 +118,7 @@ impl Watcher {
 
     /// The instance's process, if it runs on this host, was verified and has not exited.
     pub fn process(&self) -> Option<ProcRef> {
-        self.process
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-            .filter(ProcRef::is_alive)
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(ProcRef::is_alive)
     }
 }
 
@@ -270,9 +261,7 @@ impl Watch {
         self.answered();
         match answers.into_iter().next() {
             Some(Ok(value)) => {
-                let parsed = text_of(&value)
-                    .ok_or(InfoError::NotText)
-                    .and_then(|text| Info::parse(&text));
+                let parsed = text_of(&value).ok_or(InfoError::NotText).and_then(|text| Info::parse(&text));
                 match parsed {
                     Ok(info) => self.tell(conn, info, asked.elapsed()),
                     Err(source) => {
@@ -282,14 +271,10 @@ impl Watch {
                 }
             }
             Some(Err(refusal)) => match from_server(conn.target(), "INFO", &refusal) {
-                Error::Loading { .. } => self
-                    .outbox
-                    .put(InstanceEvent::Loading(LoadingProgress::default())),
+                Error::Loading { .. } => self.outbox.put(InstanceEvent::Loading(LoadingProgress::default())),
                 Error::Busy { .. } => self.outbox.put(InstanceEvent::Busy),
                 err @ Error::Auth { .. } => {
-                    self.outbox.put(InstanceEvent::AuthFailed {
-                        detail: err.to_string(),
-                    });
+                    self.outbox.put(InstanceEvent::AuthFailed { detail: err.to_string() });
                     return Err(End::Misconfigured);
                 }
                 err => return Err(self.nonsense(&err)),
@@ -307,14 +292,9 @@ impl Watch {
             self.looked_up = Some(info.run_id.clone());
         }
         if info.loading || info.async_loading {
-            self.outbox.put(InstanceEvent::Loading(
-                info.loading_progress.unwrap_or_default(),
-            ));
+            self.outbox.put(InstanceEvent::Loading(info.loading_progress.unwrap_or_default()));
         }
-        self.outbox.put(InstanceEvent::Info {
-            info: Box::new(info),
-            took,
-        });
+        self.outbox.put(InstanceEvent::Info { info: Box::new(info), took });
     }
 
     fn answered(&mut self) {
@@ -325,9 +305,7 @@ impl Watch {
     }
 
     fn nonsense(&mut self, err: &Error) -> End {
-        self.outbox.put(InstanceEvent::ProtocolNonsense {
-            detail: err.to_string(),
-        });
+        self.outbox.put(InstanceEvent::ProtocolNonsense { detail: err.to_string() });
         End::Misconfigured
     }
 
@@ -359,8 +337,7 @@ impl Watch {
             }
             Error::Loading { .. } => {
                 self.answered();
-                self.outbox
-                    .put(InstanceEvent::Loading(LoadingProgress::default()));
+                self.outbox.put(InstanceEvent::Loading(LoadingProgress::default()));
                 backoff
             }
             Error::Busy { .. } => {
@@ -395,10 +372,7 @@ impl Watch {
 
     fn set_process(&mut self, process: Option<ProcRef>) {
         self.process.clone_from(&process);
-        *self
-            .shared_process
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = process;
+        *self.shared_process.lock().unwrap_or_else(PoisonError::into_inner) = process;
     }
 }
 

@@ -40,6 +40,9 @@ pub struct Seat {
     pub seals: BTreeMap<NodeId, Epoch>,
     /// As the leader: since when each follower is missing at the primary.
     pub missing: BTreeMap<NodeId, Moment>,
+    /// As the leader: the primary's offset after members were added, which every follower must pass (S5): the version
+    /// at which W rose, and the offset.
+    pub quorum_mark: Option<(Version, Offset)>,
     /// As the leader: the other node's instance that was sealed over the network for this epoch, and when that began;
     /// true once it ended.
     pub remote_seal: Option<(Epoch, Moment, bool)>,

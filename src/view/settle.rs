@@ -3,7 +3,7 @@
 use super::View;
 use super::event::Serving;
 use super::seat::{Posture, Seat};
-use crate::cluster::{Attached, Epoch, Group, GroupName, Lineage, NodeId, Phase, Replid};
+use crate::cluster::{Attached, Epoch, Group, GroupName, Lineage, NodeId, Phase, Replid, Version};
 use std::sync::Arc;
 
 /// Whom the local instance may follow now.
@@ -107,6 +107,17 @@ impl View {
         })
     }
 
+    /// What the serving primary says of its data, with the group's version it had applied before: this node's own
+    /// word, or the last renewal heard.
+    pub fn served(&self, name: &GroupName) -> Option<(Version, Serving)> {
+        let (group, seat) = (self.group(name)?, self.seats.get(name)?);
+        if let Some(own) = self.serving(name) {
+            return Some((seat.instance.version, own));
+        }
+        let (_, renewal) = seat.renewal.as_ref().filter(|(_, renewal)| renewal.epoch == group.epoch)?;
+        renewal.serving.clone().map(|serving| (renewal.version, serving))
+    }
+
     /// Whether the leader knows from the serving primary itself, and freshly, who follows it.
     pub fn serving_heard(&self, seat: &Seat, group: &Group) -> bool {
         if group.primary_node() == Some(self.me) {
@@ -119,7 +130,7 @@ impl View {
 
     fn settle_leader(&mut self, name: &GroupName, group: &Group) {
         let (me, now, leading) = (self.me, self.now, self.leadership.leading);
-        let own = self.serving(name);
+        let served = self.served(name);
         let Some(seat) = self.seats.get_mut(name) else { return };
         if group.pause.is_none() || !leading {
             seat.pause_seen = None;
@@ -131,10 +142,13 @@ impl View {
             seat.missing.clear();
             return;
         }
-        let present = |node: &NodeId| {
-            let heard = seat.renewal.as_ref().and_then(|(_, renewal)| renewal.serving.as_ref());
-            own.as_ref().or(heard).is_some_and(|serving| serving.followers.contains_key(node))
-        };
+        if let Some((former, (version, serving))) = group.former_quorum.as_ref().zip(served.as_ref())
+            && *version >= former.since
+            && seat.quorum_mark.is_none_or(|(since, _)| since != former.since)
+        {
+            seat.quorum_mark = Some((former.since, serving.offset));
+        }
+        let present = |node: &NodeId| served.as_ref().is_some_and(|(_, serving)| serving.followers.contains_key(node));
         let absent: Vec<NodeId> = group.followers.keys().filter(|node| !present(node)).copied().collect();
         seat.missing.retain(|node, _| absent.contains(node));
         for node in absent {

@@ -13,9 +13,7 @@ use std::{net::IpAddr, time::Duration};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE, NlasIterator, Parseable};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{
-        AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
-    },
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo},
     link::{LinkAttribute, LinkMessage},
 };
 use nix::errno::Errno;
@@ -53,24 +51,13 @@ impl Link {
         let index = u32::from_ne_bytes(*head[4..].first_chunk()?);
         let flags = u32::from_ne_bytes(*head[8..].first_chunk()?);
         let wanted = (libc::IFF_UP | libc::IFF_LOWER_UP) as u32;
-        let mut link = Link {
-            index,
-            name: String::new(),
-            up: flags & wanted == wanted,
-            mac: None,
-        };
+        let mut link = Link { index, name: String::new(), up: flags & wanted == wanted, mac: None };
         for attribute in NlasIterator::new(attributes) {
             let attribute = attribute.ok()?;
             match attribute.kind() {
-                IFLA_ADDRESS if hardware == ARPHRD_ETHER => {
-                    link.mac = attribute.value().try_into().ok()
-                }
+                IFLA_ADDRESS if hardware == ARPHRD_ETHER => link.mac = attribute.value().try_into().ok(),
                 IFLA_IFNAME => {
-                    let name = attribute
-                        .value()
-                        .split(|byte| *byte == 0)
-                        .next()
-                        .unwrap_or_default();
+                    let name = attribute.value().split(|byte| *byte == 0).next().unwrap_or_default();
                     link.name = String::from_utf8_lossy(name).into_owned();
                 }
                 _ => {}
@@ -96,38 +83,24 @@ pub(super) struct Entry {
 pub(super) fn link(channel: &mut Channel, name: &str) -> Result<Option<Link>, VipError> {
     let what = "looking up the interface";
     let mut query = LinkMessage::default();
-    query
-        .attributes
-        .push(LinkAttribute::IfName(name.to_owned()));
+    query.attributes.push(LinkAttribute::IfName(name.to_owned()));
     match channel.request(what, RouteNetlinkMessage::GetLink(query), 0) {
         Ok(answers) => match answers.iter().find(|answer| answer.kind == RTM_NEWLINK) {
             Some(answer) => match Link::parse(&answer.payload) {
                 Some(link) => Ok(Some(link)),
-                None => Err(VipError::Malformed {
-                    what,
-                    fault: "not an interface".into(),
-                }),
+                None => Err(VipError::Malformed { what, fault: "not an interface".into() }),
             },
             None => Ok(None),
         },
-        Err(VipError::Kernel {
-            errno: Errno::ENODEV,
-            ..
-        }) => Ok(None),
+        Err(VipError::Kernel { errno: Errno::ENODEV, .. }) => Ok(None),
         Err(fault) => Err(fault),
     }
 }
 
 /// The hardware addresses of all interfaces of this host.
 pub(super) fn own_macs(channel: &mut Channel) -> Result<Vec<[u8; 6]>, VipError> {
-    let answers = channel.dump(
-        "listing the interfaces",
-        RouteNetlinkMessage::GetLink(LinkMessage::default()),
-    )?;
-    Ok(answers
-        .iter()
-        .filter_map(|answer| Link::parse(&answer.payload)?.mac)
-        .collect())
+    let answers = channel.dump("listing the interfaces", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    Ok(answers.iter().filter_map(|answer| Link::parse(&answer.payload)?.mac).collect())
 }
 
 /// All entries that carry the address, on whichever interface.
@@ -141,11 +114,8 @@ pub(super) fn entries(channel: &mut Channel, address: IpAddr) -> Result<Vec<Entr
         if kind != RTM_NEWADDR {
             continue;
         }
-        let message =
-            AddressMessage::parse(payload.as_slice()).map_err(|fault| VipError::Malformed {
-                what,
-                fault: fault.to_string(),
-            })?;
+        let message = AddressMessage::parse(payload.as_slice())
+            .map_err(|fault| VipError::Malformed { what, fault: fault.to_string() })?;
         if owner(&message) == Some(address) {
             found.push(Entry {
                 index: message.header.index,
@@ -165,35 +135,24 @@ pub(super) fn owner(message: &AddressMessage) -> Option<IpAddr> {
 }
 
 fn attribute(message: &AddressMessage, local: bool) -> Option<IpAddr> {
-    message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            AddressAttribute::Local(address) if local => Some(*address),
-            AddressAttribute::Address(address) if !local => Some(*address),
-            _ => None,
-        })
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) if local => Some(*address),
+        AddressAttribute::Address(address) if !local => Some(*address),
+        _ => None,
+    })
 }
 
 fn lifetime(message: &AddressMessage) -> Option<Duration> {
-    message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            AddressAttribute::CacheInfo(info) if info.ifa_valid != FOREVER => {
-                Some(Duration::from_secs(info.ifa_valid.into()))
-            }
-            _ => None,
-        })
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::CacheInfo(info) if info.ifa_valid != FOREVER => {
+            Some(Duration::from_secs(info.ifa_valid.into()))
+        }
+        _ => None,
+    })
 }
 
 /// Makes the address stand exactly once, on this interface, for `seconds` from now; true when it was not there before.
-pub(super) fn put(
-    channel: &mut Channel,
-    address: IpAddr,
-    link: &Link,
-    seconds: u32,
-) -> Result<bool, VipError> {
+pub(super) fn put(channel: &mut Channel, address: IpAddr, link: &Link, seconds: u32) -> Result<bool, VipError> {
     let mut newly_added = true;
     for entry in entries(channel, address)? {
         if is_ours(&entry, address, link) {
@@ -213,14 +172,8 @@ pub(super) fn put(
     let mut lifetimes = CacheInfo::default();
     lifetimes.ifa_preferred = 0;
     lifetimes.ifa_valid = seconds;
-    message
-        .attributes
-        .push(AddressAttribute::CacheInfo(lifetimes));
-    channel.request(
-        "adding the VIP",
-        RouteNetlinkMessage::NewAddress(message),
-        NLM_F_CREATE | NLM_F_REPLACE,
-    )?;
+    message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
+    channel.request("adding the VIP", RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)?;
     Ok(newly_added)
 }
 
@@ -232,48 +185,23 @@ fn is_ours(entry: &Entry, address: IpAddr, link: &Link) -> bool {
 }
 
 /// Removes every entry with the address; the one on `link` first and without looking. Returns how many there were.
-pub(super) fn clear(
-    channel: &mut Channel,
-    address: IpAddr,
-    link: Option<&Link>,
-) -> Result<usize, VipError> {
+pub(super) fn clear(channel: &mut Channel, address: IpAddr, link: Option<&Link>) -> Result<usize, VipError> {
     let mut removed = 0;
     if let Some(link) = link {
-        removed += usize::from(remove(
-            channel,
-            address,
-            address,
-            link.index,
-            full_length(address),
-        )?);
+        removed += usize::from(remove(channel, address, address, link.index, full_length(address))?);
     }
     for entry in entries(channel, address)? {
-        removed += usize::from(remove(
-            channel,
-            address,
-            entry.peer,
-            entry.index,
-            entry.prefix_len,
-        )?);
+        removed += usize::from(remove(channel, address, entry.peer, entry.index, entry.prefix_len)?);
     }
     Ok(removed)
 }
 
 /// Removes one entry; false when it was not there.
-fn remove(
-    channel: &mut Channel,
-    address: IpAddr,
-    peer: IpAddr,
-    index: u32,
-    prefix_len: u8,
-) -> Result<bool, VipError> {
+fn remove(channel: &mut Channel, address: IpAddr, peer: IpAddr, index: u32, prefix_len: u8) -> Result<bool, VipError> {
     let message = RouteNetlinkMessage::DelAddress(body(address, peer, index, prefix_len));
     match channel.request("removing the VIP", message, 0) {
         Ok(_) => Ok(true),
-        Err(VipError::Kernel {
-            errno: Errno::EADDRNOTAVAIL | Errno::ENODEV | Errno::ENXIO,
-            ..
-        }) => Ok(false),
+        Err(VipError::Kernel { errno: Errno::EADDRNOTAVAIL | Errno::ENODEV | Errno::ENXIO, .. }) => Ok(false),
         Err(fault) => Err(fault),
     }
 }
@@ -283,11 +211,9 @@ fn remove(
 pub(super) fn check_right(channel: &mut Channel, address: IpAddr) -> Result<(), VipError> {
     let message = RouteNetlinkMessage::DelAddress(body(address, address, 0, full_length(address)));
     match channel.request("changing addresses", message, 0) {
-        Err(
-            fault @ (VipError::MissingCapability { .. }
-            | VipError::TimedOut { .. }
-            | VipError::Io { .. }),
-        ) => Err(fault),
+        Err(fault @ (VipError::MissingCapability { .. } | VipError::TimedOut { .. } | VipError::Io { .. })) => {
+            Err(fault)
+        }
         _ => Ok(()),
     }
 }
@@ -303,11 +229,7 @@ fn body(address: IpAddr, peer: IpAddr, index: u32, prefix_len: u8) -> AddressMes
 }
 
 fn family(address: IpAddr) -> AddressFamily {
-    if address.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    }
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
 /// The prefix length on the wire: the VIP brings no subnet of its own, whose end would take the host's along.
@@ -316,9 +238,5 @@ pub(super) fn full_length(address: IpAddr) -> u8 {
 }
 
 fn scope(address: IpAddr) -> AddressScope {
-    if address.is_ipv4() {
-        AddressScope::Host
-    } else {
-        AddressScope::Universe
-    }
+    if address.is_ipv4() { AddressScope::Host } else { AddressScope::Universe }
 }

@@ -32,9 +32,7 @@ impl fmt::Display for Capability {
 #[non_exhaustive]
 pub enum VipError {
     /// The process lacks a capability.
-    #[error(
-        "{what} needs {capability}: run as root, or grant it to the service (AmbientCapabilities={capability})"
-    )]
+    #[error("{what} needs {capability}: run as root, or grant it to the service (AmbientCapabilities={capability})")]
     MissingCapability {
         /// The one that is missing.
         capability: Capability,
@@ -51,17 +49,13 @@ pub enum VipError {
         name: String,
     },
     /// The VIP is an IPv6 address and the interface is told to have none.
-    #[error(
-        "IPv6 is disabled on {name}: set net.ipv6.conf.{name}.disable_ipv6 = 0, or choose an IPv4 VIP"
-    )]
+    #[error("IPv6 is disabled on {name}: set net.ipv6.conf.{name}.disable_ipv6 = 0, or choose an IPv4 VIP")]
     Ipv6Disabled {
         /// As configured.
         name: String,
     },
     /// ARP and neighbour discovery need a six-byte hardware address.
-    #[error(
-        "interface {name} has no Ethernet address, so nobody there can be told where the VIP is"
-    )]
+    #[error("interface {name} has no Ethernet address, so nobody there can be told where the VIP is")]
     NotEthernet {
         /// As configured.
         name: String,
@@ -79,9 +73,7 @@ pub enum VipError {
         fault: &'static str,
     },
     /// No answer in time. The request may still take effect, in the order asked.
-    #[error(
-        "{what} took longer than {after:?}; the kernel's network lock is probably held by something slow"
-    )]
+    #[error("{what} took longer than {after:?}; the kernel's network lock is probably held by something slow")]
     TimedOut {
         /// What was asked.
         what: &'static str,

@@ -105,11 +105,7 @@ fn arp(operation: u8, mac: Mac, sender: Ipv4Addr, target_mac: Mac, target: Ipv4A
     body.extend_from_slice(&sender.octets());
     body.extend_from_slice(&target_mac);
     body.extend_from_slice(&target.octets());
-    Frame {
-        ethertype: libc::ETH_P_ARP as u16,
-        to: BROADCAST,
-        body,
-    }
+    Frame { ethertype: libc::ETH_P_ARP as u16, to: BROADCAST, body }
 }
 
 fn advertisement(vip: Ipv6Addr, mac: Mac) -> Frame {
@@ -122,16 +118,7 @@ fn advertisement(vip: Ipv6Addr, mac: Mac) -> Frame {
 
 fn solicitation(vip: Ipv6Addr) -> Frame {
     let [.., a, b, c] = vip.octets();
-    let to = Ipv6Addr::new(
-        0xff02,
-        0,
-        0,
-        0,
-        0,
-        1,
-        0xff00 | u16::from(a),
-        u16::from_be_bytes([b, c]),
-    );
+    let to = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
     let mut message = vec![NEIGHBOUR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
     message.extend_from_slice(&vip.octets());
     // From the unspecified address, as duplicate address detection asks: the answer goes to all nodes.
@@ -153,19 +140,12 @@ fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, mut message: Vec<u8>) -> Frame {
     body.extend_from_slice(&to.octets());
     body.extend_from_slice(&message);
     let [.., a, b, c, d] = to.octets();
-    Frame {
-        ethertype: libc::ETH_P_IPV6 as u16,
-        to: [0x33, 0x33, a, b, c, d],
-        body,
-    }
+    Frame { ethertype: libc::ETH_P_IPV6 as u16, to: [0x33, 0x33, a, b, c, d], body }
 }
 
 /// The Internet checksum (RFC 1071) over an even number of bytes.
 fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = bytes
-        .chunks_exact(2)
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
-        .sum();
+    let mut sum: u32 = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -195,31 +175,11 @@ pub(super) fn filter(address: IpAddr) -> Vec<SockFilter> {
     for (left, (size, offset, value)) in conditions.iter().enumerate() {
         // Two instructions for every condition that still follows, then "accept"; after that, "reject".
         let to_reject = 2 * (conditions.len() - left - 1) + 1;
-        program.push(SockFilter::new(
-            (libc::BPF_LD | size | libc::BPF_ABS) as u16,
-            0,
-            0,
-            *offset,
-        ));
-        program.push(SockFilter::new(
-            (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
-            0,
-            to_reject as u8,
-            *value,
-        ));
+        program.push(SockFilter::new((libc::BPF_LD | size | libc::BPF_ABS) as u16, 0, 0, *offset));
+        program.push(SockFilter::new((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, to_reject as u8, *value));
     }
-    program.push(SockFilter::new(
-        (libc::BPF_RET | libc::BPF_K) as u16,
-        0,
-        0,
-        u32::MAX,
-    ));
-    program.push(SockFilter::new(
-        (libc::BPF_RET | libc::BPF_K) as u16,
-        0,
-        0,
-        0,
-    ));
+    program.push(SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, u32::MAX));
+    program.push(SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0));
     program
 }
 
@@ -246,18 +206,10 @@ mod tests {
             assert_eq!(frame.to, [0xff; 6]);
             assert_eq!(frame.body.len(), 28);
             assert_eq!(frame.body[..8], [0, 1, 8, 0, 6, 4, 0, operation]);
-            assert_eq!(
-                frame.body[14..18],
-                frame.body[24..28],
-                "sender and target are both the VIP"
-            );
+            assert_eq!(frame.body[14..18], frame.body[24..28], "sender and target are both the VIP");
             assert_eq!(claimant(v4(), &frame.body, OTHER), Some(MAC));
         }
-        assert_eq!(
-            frames[1].body[18..24],
-            MAC,
-            "a gratuitous reply carries the sender's own address as target"
-        );
+        assert_eq!(frames[1].body[18..24], MAC, "a gratuitous reply carries the sender's own address as target");
     }
 
     #[test]
@@ -283,11 +235,7 @@ mod tests {
     fn solicitation_goes_to_the_solicited_node_group() {
         let frame = probe(v6(), MAC);
         assert_eq!(frame.to, [0x33, 0x33, 0xff, 0xcd, 0x12, 0x34]);
-        assert_eq!(
-            frame.body[8..24],
-            [0; 16],
-            "asked from the unspecified address"
-        );
+        assert_eq!(frame.body[8..24], [0; 16], "asked from the unspecified address");
         assert_eq!(claimant(v6(), &frame.body, MAC), None);
     }
 
@@ -307,14 +255,7 @@ mod tests {
                 let _ = claimant(vip, &body[..length], OTHER);
             }
         }
-        assert_eq!(
-            claimant(v4(), &announcement(v4(), MAC)[0].body[..17], OTHER),
-            None
-        );
-        assert_eq!(
-            target_mac(&[2, 0, 0, 0, 0, 0, 0, 0]),
-            None,
-            "an option of length zero must not loop"
-        );
+        assert_eq!(claimant(v4(), &announcement(v4(), MAC)[0].body[..17], OTHER), None);
+        assert_eq!(target_mac(&[2, 0, 0, 0, 0, 0, 0, 0]), None, "an option of length zero must not loop");
     }
 }

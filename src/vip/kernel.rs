@@ -60,11 +60,7 @@ struct Worker {
 
 impl Kernel {
     /// Starts the thread in the caller's network namespace.
-    pub(super) fn start(
-        address: IpAddr,
-        interface: &str,
-        patience: Duration,
-    ) -> Result<Kernel, VipError> {
+    pub(super) fn start(address: IpAddr, interface: &str, patience: Duration) -> Result<Kernel, VipError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared::default());
         let worker = Worker {
@@ -78,15 +74,8 @@ impl Kernel {
             .name("vip".into())
             .stack_size(256 * 1024)
             .spawn(move || worker.run(queue))
-            .map_err(|source| VipError::Io {
-                what: "starting the VIP's kernel thread",
-                source,
-            })?;
-        Ok(Kernel {
-            jobs,
-            shared,
-            patience,
-        })
+            .map_err(|source| VipError::Io { what: "starting the VIP's kernel thread", source })?;
+        Ok(Kernel { jobs, shared, patience })
     }
 
     /// Whether the VIP stands here by our doing, as far as is known.
@@ -105,8 +94,7 @@ impl Kernel {
     /// Puts the VIP there for `seconds`; true when it was not there before.
     pub(super) async fn hold(&self, seconds: u32) -> Result<bool, VipError> {
         let drops = self.shared.drops.load(Ordering::SeqCst);
-        self.ask("holding the VIP", move |worker| worker.hold(seconds, drops))
-            .await
+        self.ask("holding the VIP", move |worker| worker.hold(seconds, drops)).await
     }
 
     /// Removes the VIP wherever it is on this host. Runs even if the caller stops waiting.
@@ -133,18 +121,14 @@ impl Kernel {
     pub(super) async fn lost(&self) -> Result<bool, VipError> {
         self.ask("looking for the VIP", |worker| {
             let (link, entries) = worker.look()?;
-            let stands =
-                link.is_some_and(|link| entries.iter().any(|entry| entry.index == link.index));
+            let stands = link.is_some_and(|link| entries.iter().any(|entry| entry.index == link.index));
             Ok(!stands && worker.shared.held.swap(false, Ordering::SeqCst))
         })
         .await
     }
 
     pub(super) async fn own_macs(&self) -> Result<Vec<[u8; 6]>, VipError> {
-        self.ask("listing the interfaces", |worker| {
-            worker.with_channel(address::own_macs)
-        })
-        .await
+        self.ask("listing the interfaces", |worker| worker.with_channel(address::own_macs)).await
     }
 
     async fn ask<T: Send + 'static>(
@@ -161,18 +145,11 @@ impl Kernel {
         self.wait(what, answer).await
     }
 
-    async fn wait<T>(
-        &self,
-        what: &'static str,
-        answer: oneshot::Receiver<Result<T, VipError>>,
-    ) -> Result<T, VipError> {
+    async fn wait<T>(&self, what: &'static str, answer: oneshot::Receiver<Result<T, VipError>>) -> Result<T, VipError> {
         match tokio::time::timeout(self.patience, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(VipError::Closed),
-            Err(_) => Err(VipError::TimedOut {
-                what,
-                after: self.patience,
-            }),
+            Err(_) => Err(VipError::TimedOut { what, after: self.patience }),
         }
     }
 
@@ -206,24 +183,16 @@ impl Worker {
             return Err(VipError::Superseded);
         }
         let Some(link) = self.link()? else {
-            return Err(VipError::NoInterface {
-                name: self.interface.clone(),
-            });
+            return Err(VipError::NoInterface { name: self.interface.clone() });
         };
         let address = self.address;
-        let newly_added =
-            match self.with_channel(|channel| address::put(channel, address, &link, seconds)) {
-                // This refusal is the kernel's word for "IPv6 is disabled", which nobody would guess from it.
-                Err(VipError::Kernel {
-                    errno: Errno::EACCES,
-                    ..
-                }) if address.is_ipv6() => {
-                    return Err(VipError::Ipv6Disabled {
-                        name: self.interface.clone(),
-                    });
-                }
-                put => put?,
-            };
+        let newly_added = match self.with_channel(|channel| address::put(channel, address, &link, seconds)) {
+            // This refusal is the kernel's word for "IPv6 is disabled", which nobody would guess from it.
+            Err(VipError::Kernel { errno: Errno::EACCES, .. }) if address.is_ipv6() => {
+                return Err(VipError::Ipv6Disabled { name: self.interface.clone() });
+            }
+            put => put?,
+        };
         self.shared.held.store(true, Ordering::SeqCst);
         if self.shared.drops.load(Ordering::SeqCst) != drops {
             self.clear()?;
@@ -238,8 +207,7 @@ impl Worker {
         // Without knowing the interface the table itself still tells where the VIP is.
         let link = self.link().unwrap_or_default();
         let address = self.address;
-        let removed =
-            self.with_channel(|channel| address::clear(channel, address, link.as_ref()))?;
+        let removed = self.with_channel(|channel| address::clear(channel, address, link.as_ref()))?;
         self.drops_done = asked;
         Ok(removed)
     }
@@ -257,19 +225,13 @@ impl Worker {
     }
 
     /// Opens the socket on first use and again after a failure of the socket itself.
-    fn with_channel<T>(
-        &mut self,
-        job: impl FnOnce(&mut Channel) -> Result<T, VipError>,
-    ) -> Result<T, VipError> {
+    fn with_channel<T>(&mut self, job: impl FnOnce(&mut Channel) -> Result<T, VipError>) -> Result<T, VipError> {
         let channel = match &mut self.channel {
             Some(channel) => channel,
             closed => closed.insert(Channel::open(NETLINK_ROUTE)?),
         };
         let result = job(channel);
-        if matches!(
-            result,
-            Err(VipError::Io { .. } | VipError::TimedOut { .. } | VipError::Malformed { .. })
-        ) {
+        if matches!(result, Err(VipError::Io { .. } | VipError::TimedOut { .. } | VipError::Malformed { .. })) {
             self.channel = None;
         }
         result
@@ -352,9 +314,6 @@ mod tests {
         let (held, _, ()) = tokio::join!(kernel.hold(1), kernel.drop_address(), release);
         assert!(matches!(held, Err(VipError::Superseded)));
         let later = kernel.hold(1).await;
-        assert!(
-            matches!(later, Err(VipError::NoInterface { .. })),
-            "a later one is not"
-        );
+        assert!(matches!(later, Err(VipError::NoInterface { .. })), "a later one is not");
     }
 }

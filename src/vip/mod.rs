@@ -114,10 +114,7 @@ pub struct Vip {
 
 impl std::fmt::Debug for Vip {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Vip")
-            .field("spec", &self.spec)
-            .field("held", &self.kernel.held())
-            .finish_non_exhaustive()
+        f.debug_struct("Vip").field("spec", &self.spec).field("held", &self.kernel.held()).finish_non_exhaustive()
     }
 }
 
@@ -131,33 +128,16 @@ impl Vip {
     /// Checks the capabilities, starts watching. Changes nothing on the host; the interface need not exist. No call waits
     /// for the kernel longer than `patience`: an eighth of the lease is what a fence can spare (S9), and some tens of
     /// microseconds is what it takes when no other process keeps the kernel's network lock.
-    pub async fn open(
-        spec: VipSpec,
-        patience: Duration,
-    ) -> Result<(Vip, mpsc::Receiver<VipEvent>), VipError> {
+    pub async fn open(spec: VipSpec, patience: Duration) -> Result<(Vip, mpsc::Receiver<VipEvent>), VipError> {
         validate(&spec)?;
         let packets = Arc::new(PacketSocket::open(spec.address)?);
         let kernel = Kernel::start(spec.address, &spec.interface, patience)?;
         kernel.check_right().await?;
         let (sender, events) = mpsc::channel(EVENTS);
-        let mut watch = Watch::open(
-            spec.address,
-            &spec.interface,
-            kernel.clone(),
-            Arc::clone(&packets),
-            sender,
-        )?;
+        let mut watch = Watch::open(spec.address, &spec.interface, kernel.clone(), Arc::clone(&packets), sender)?;
         watch.start_from(kernel.link().await?);
         let watch = tokio::spawn(watch.run());
-        Ok((
-            Vip {
-                spec,
-                kernel,
-                packets,
-                watch,
-            },
-            events,
-        ))
+        Ok((Vip { spec, kernel, packets, watch }, events))
     }
 
     /// As given to [`Vip::open`].
@@ -189,14 +169,8 @@ impl Vip {
     /// Announces now and at the later times of [`ANNOUNCE_AT`], until the VIP is no longer held or the series is
     /// dropped.
     pub fn announce_series(&self) -> AnnounceSeries {
-        let (spec, kernel, packets) = (
-            self.spec.clone(),
-            self.kernel.clone(),
-            Arc::clone(&self.packets),
-        );
-        AnnounceSeries {
-            task: tokio::spawn(async move { series(&spec, &kernel, &packets).await }),
-        }
+        let (spec, kernel, packets) = (self.spec.clone(), self.kernel.clone(), Arc::clone(&self.packets));
+        AnnounceSeries { task: tokio::spawn(async move { series(&spec, &kernel, &packets).await }) }
     }
 
     /// Whether the VIP stands on this host now, on any interface.
@@ -206,12 +180,8 @@ impl Vip {
         let Some(longest) = entries.iter().map(|entry| remaining(entry.valid)).max() else {
             return Ok(None);
         };
-        let on_interface =
-            link.is_some_and(|link| entries.iter().any(|entry| entry.index == link.index));
-        Ok(Some(Presence {
-            remaining: longest,
-            on_interface,
-        }))
+        let on_interface = link.is_some_and(|link| entries.iter().any(|entry| entry.index == link.index));
+        Ok(Some(Presence { remaining: longest, on_interface }))
     }
 
     /// Resets all TCP connections whose local address is the VIP and returns how many. Bounded to one second. Before
@@ -243,10 +213,7 @@ impl Vip {
             match timeout_at(start + within * round / PROBES, &mut foreign).await {
                 Ok(Ok(mac)) => return Ok(Some(mac)),
                 Ok(Err(source)) => {
-                    return Err(VipError::Io {
-                        what: "probing for the VIP",
-                        source,
-                    });
+                    return Err(VipError::Io { what: "probing for the VIP", source });
                 }
                 Err(_) => {}
             }
@@ -265,9 +232,7 @@ impl AnnounceSeries {
     /// Waits for the end of the series; how many bursts went out.
     pub async fn finished(mut self) -> usize {
         let last = ANNOUNCE_AT[ANNOUNCE_AT.len() - 1] + Duration::from_secs(2);
-        timeout(last, &mut self.task)
-            .await
-            .map_or(0, |ended| ended.unwrap_or(0))
+        timeout(last, &mut self.task).await.map_or(0, |ended| ended.unwrap_or(0))
     }
 
     /// Whether the series has ended.
@@ -312,30 +277,20 @@ async fn announce(spec: &VipSpec, kernel: &Kernel, packets: &PacketSocket) -> Re
 
 async fn usable(spec: &VipSpec, kernel: &Kernel) -> Result<(Link, [u8; 6]), VipError> {
     let name = || spec.interface.clone();
-    let link = kernel
-        .link()
-        .await?
-        .ok_or_else(|| VipError::NoInterface { name: name() })?;
-    let mac = link
-        .mac
-        .ok_or_else(|| VipError::NotEthernet { name: name() })?;
+    let link = kernel.link().await?.ok_or_else(|| VipError::NoInterface { name: name() })?;
+    let mac = link.mac.ok_or_else(|| VipError::NotEthernet { name: name() })?;
     Ok((link, mac))
 }
 
 fn whole_seconds(lifetime: Duration) -> u32 {
-    let seconds = lifetime
-        .as_secs()
-        .saturating_add(u64::from(lifetime.subsec_nanos() > 0));
+    let seconds = lifetime.as_secs().saturating_add(u64::from(lifetime.subsec_nanos() > 0));
     // u32::MAX would mean "for ever" to the kernel.
     seconds.clamp(1, u64::from(u32::MAX - 1)) as u32
 }
 
 fn validate(spec: &VipSpec) -> Result<(), VipError> {
     let name = &spec.interface;
-    let fault = if spec.address.is_unspecified()
-        || spec.address.is_multicast()
-        || spec.address.is_loopback()
-    {
+    let fault = if spec.address.is_unspecified() || spec.address.is_multicast() || spec.address.is_loopback() {
         "it must be a unicast address that others can reach"
     } else if spec.address != spec.address.to_canonical() {
         "write an IPv4 address as such, not mapped into IPv6"
@@ -350,12 +305,7 @@ fn validate(spec: &VipSpec) -> Result<(), VipError> {
     } else {
         return Ok(());
     };
-    Err(VipError::InvalidSpec {
-        address: spec.address,
-        prefix_len: spec.prefix_len,
-        interface: name.clone(),
-        fault,
-    })
+    Err(VipError::InvalidSpec { address: spec.address, prefix_len: spec.prefix_len, interface: name.clone(), fault })
 }
 
 #[cfg(test)]
@@ -392,10 +342,7 @@ mod tests {
             spec("10.0.0.100", 24, "a-name-too-long-for-it"),
             spec("10.0.0.100", 24, "et h0"),
         ] {
-            assert!(
-                matches!(validate(&wrong), Err(VipError::InvalidSpec { .. })),
-                "{wrong:?}"
-            );
+            assert!(matches!(validate(&wrong), Err(VipError::InvalidSpec { .. })), "{wrong:?}");
         }
     }
 }

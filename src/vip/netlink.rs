@@ -9,8 +9,8 @@
 use std::{io, time::Duration};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
 };
 use netlink_sys::{Socket, SocketAddr};
 use nix::{
@@ -51,30 +51,18 @@ pub(super) struct Channel {
 impl Channel {
     /// Opens a socket of the protocol in the network namespace of the calling thread.
     pub(super) fn open(protocol: isize) -> Result<Self, VipError> {
-        let io = |source| VipError::Io {
-            what: "opening a netlink socket",
-            source,
-        };
+        let io = |source| VipError::Io { what: "opening a netlink socket", source };
         let mut socket = Socket::new(protocol).map_err(io)?;
         socket.bind_auto().map_err(io)?;
         // Connected, the socket takes messages from the kernel only.
         socket.connect(&SocketAddr::new(0, 0)).map_err(io)?;
         let bound = TimeVal::milliseconds(ANSWER_WITHIN.as_millis() as i64);
         setsockopt(&socket, ReceiveTimeout, &bound).map_err(|errno| io(errno.into()))?;
-        Ok(Channel {
-            socket,
-            sequence: 0,
-            buffer: Vec::with_capacity(BUFFER),
-        })
+        Ok(Channel { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
 
     /// Asks for a change or for one object, and waits for the acknowledgement.
-    pub(super) fn request<M>(
-        &mut self,
-        what: &'static str,
-        message: M,
-        flags: u16,
-    ) -> Result<Vec<Answer>, VipError>
+    pub(super) fn request<M>(&mut self, what: &'static str, message: M, flags: u16) -> Result<Vec<Answer>, VipError>
     where
         M: NetlinkSerializable,
         NetlinkPayload<M>: From<M>,
@@ -86,11 +74,7 @@ impl Channel {
     }
 
     /// Reads a whole table.
-    pub(super) fn dump<M>(
-        &mut self,
-        what: &'static str,
-        message: M,
-    ) -> Result<Vec<Answer>, VipError>
+    pub(super) fn dump<M>(&mut self, what: &'static str, message: M) -> Result<Vec<Answer>, VipError>
     where
         M: NetlinkSerializable + Clone,
         NetlinkPayload<M>: From<M>,
@@ -143,10 +127,7 @@ impl Channel {
                     NLMSG_ERROR | NLMSG_DONE => {
                         return outcome(what, message.payload()).map(|()| interrupted);
                     }
-                    kind => answers.push(Answer {
-                        kind,
-                        payload: message.payload().to_vec(),
-                    }),
+                    kind => answers.push(Answer { kind, payload: message.payload().to_vec() }),
                 }
             }
         }
@@ -159,10 +140,7 @@ impl Channel {
                 Ok(_) => return Ok(()),
                 Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
                 Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(VipError::TimedOut {
-                        what,
-                        after: ANSWER_WITHIN,
-                    });
+                    return Err(VipError::TimedOut { what, after: ANSWER_WITHIN });
                 }
                 Err(source) => return Err(VipError::Io { what, source }),
             }
@@ -179,10 +157,7 @@ pub(super) fn split(datagram: &[u8]) -> impl Iterator<Item = Result<NetlinkBuffe
         }
         match NetlinkBuffer::new_checked(rest) {
             Ok(message) => {
-                let length = (message.length() as usize)
-                    .max(NLMSG_HEADER)
-                    .next_multiple_of(4)
-                    .min(rest.len());
+                let length = (message.length() as usize).max(NLMSG_HEADER).next_multiple_of(4).min(rest.len());
                 rest = &rest[length..];
                 Some(Ok(message))
             }
@@ -197,17 +172,10 @@ pub(super) fn split(datagram: &[u8]) -> impl Iterator<Item = Result<NetlinkBuffe
 /// Both the acknowledgement and the end of a dump begin with zero or a negated errno.
 fn outcome(what: &'static str, payload: &[u8]) -> Result<(), VipError> {
     let Some(code) = payload.first_chunk::<4>() else {
-        return Err(VipError::Malformed {
-            what,
-            fault: "an acknowledgement without a code".into(),
-        });
+        return Err(VipError::Malformed { what, fault: "an acknowledgement without a code".into() });
     };
     match i32::from_ne_bytes(*code) {
         0 => Ok(()),
-        code => Err(VipError::from_errno(
-            Errno::from_raw(code.saturating_neg()),
-            Capability::NetAdmin,
-            what,
-        )),
+        code => Err(VipError::from_errno(Errno::from_raw(code.saturating_neg()), Capability::NetAdmin, what)),
     }
 }

@@ -13,8 +13,7 @@ use std::{
 use nix::{
     errno::Errno,
     sys::socket::{
-        AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind, recvfrom,
-        sendto, socket,
+        AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind, recvfrom, sendto, socket,
     },
 };
 use socket2::SockRef;
@@ -47,14 +46,8 @@ impl PacketSocket {
         let refused = |errno| VipError::from_errno(errno, Capability::NetRaw, what);
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let fd = socket(AddressFamily::Packet, SockType::Datagram, flags, None).map_err(refused)?;
-        SockRef::from(&fd)
-            .attach_filter(&frames::filter(address))
-            .map_err(|source| VipError::Io { what, source })?;
-        bind(
-            fd.as_raw_fd(),
-            &link_address(frames::ethertype(address), 0, [0; 6]),
-        )
-        .map_err(refused)?;
+        SockRef::from(&fd).attach_filter(&frames::filter(address)).map_err(|source| VipError::Io { what, source })?;
+        bind(fd.as_raw_fd(), &link_address(frames::ethertype(address), 0, [0; 6])).map_err(refused)?;
         let fd = watched(fd).map_err(|source| VipError::Io { what, source })?;
         Ok(PacketSocket { fd, address })
     }
@@ -64,11 +57,7 @@ impl PacketSocket {
         let to = link_address(frame.ethertype, index, frame.to);
         match sendto(self.fd.as_raw_fd(), &frame.body, &to, MsgFlags::empty()) {
             Ok(_) => Ok(()),
-            Err(errno) => Err(VipError::from_errno(
-                errno,
-                Capability::NetRaw,
-                "sending address resolution",
-            )),
+            Err(errno) => Err(VipError::from_errno(errno, Capability::NetRaw, "sending address resolution")),
         }
     }
 
@@ -94,10 +83,7 @@ impl PacketSocket {
             }
             let body = &buffer[..length.min(LONGEST)];
             if let Some(mac) = frames::claimant(self.address, body, source) {
-                return Ok(Claim {
-                    mac,
-                    index: from.ifindex() as u32,
-                });
+                return Ok(Claim { mac, index: from.ifindex() as u32 });
             }
         }
     }

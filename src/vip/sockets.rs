@@ -38,29 +38,19 @@ pub async fn destroy_address(address: IpAddr) -> Result<usize, VipError> {
 /// ends to spare; port 0 there means every port of that address. Returns how many. Needs `CAP_NET_ADMIN`; bounded to
 /// one second.
 pub async fn destroy_port(port: u16, except: &[SocketAddr]) -> Result<usize, VipError> {
-    let except: Vec<(IpAddr, u16)> = except
-        .iter()
-        .map(|end| (end.ip().to_canonical(), end.port()))
-        .collect();
+    let except: Vec<(IpAddr, u16)> = except.iter().map(|end| (end.ip().to_canonical(), end.port())).collect();
     destroy(port, move |id| {
         let remote = id.destination_address.to_canonical();
-        let spared = |(address, port): &(IpAddr, u16)| {
-            *address == remote && (*port == 0 || *port == id.destination_port)
-        };
+        let spared =
+            |(address, port): &(IpAddr, u16)| *address == remote && (*port == 0 || *port == id.destination_port);
         id.source_port == port && !except.iter().any(spared)
     })
     .await
 }
 
-async fn destroy(
-    port: u16,
-    wanted: impl Fn(&SocketId) -> bool + Send + 'static,
-) -> Result<usize, VipError> {
+async fn destroy(port: u16, wanted: impl Fn(&SocketId) -> bool + Send + 'static) -> Result<usize, VipError> {
     let what = "closing connections";
-    let late = || VipError::TimedOut {
-        what,
-        after: WITHIN,
-    };
+    let late = || VipError::TimedOut { what, after: WITHIN };
     let deadline = Instant::now() + WITHIN;
     let work = tokio::task::spawn_blocking(move || destroy_blocking(port, wanted, deadline));
     match tokio::time::timeout(WITHIN, work).await {
@@ -108,25 +98,15 @@ fn destroy_blocking(
 
 fn list(channel: &mut Channel, family: u8, port: u16) -> Result<Vec<SocketId>, VipError> {
     let what = "listing connections";
-    let mut id = if family == AF_INET {
-        SocketId::new_v4()
-    } else {
-        SocketId::new_v6()
-    };
+    let mut id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     id.source_port = port;
     let answers = channel.dump(what, SockDiagMessage::InetRequest(request(family, id)))?;
     let parse = |body: &[u8]| {
         InetResponse::parse(body)
             .map(|response| response.header.socket_id)
-            .map_err(|fault| VipError::Malformed {
-                what,
-                fault: fault.to_string(),
-            })
+            .map_err(|fault| VipError::Malformed { what, fault: fault.to_string() })
     };
-    answers
-        .iter()
-        .map(|answer| parse(&answer.payload))
-        .collect()
+    answers.iter().map(|answer| parse(&answer.payload)).collect()
 }
 
 /// False when the connection ended by itself meanwhile.
@@ -134,14 +114,8 @@ fn destroy_one(channel: &mut Channel, family: u8, id: SocketId) -> Result<bool, 
     let message = SockDiagDestroy::new(SockDiagMessage::InetRequest(request(family, id)));
     match channel.request("closing a connection", message, 0) {
         Ok(_) => Ok(true),
-        Err(VipError::Kernel {
-            errno: Errno::ENOENT | Errno::ESTALE,
-            ..
-        }) => Ok(false),
-        Err(VipError::Kernel {
-            errno: Errno::EOPNOTSUPP,
-            ..
-        }) => Err(VipError::NoSocketDestroy),
+        Err(VipError::Kernel { errno: Errno::ENOENT | Errno::ESTALE, .. }) => Ok(false),
+        Err(VipError::Kernel { errno: Errno::EOPNOTSUPP, .. }) => Err(VipError::NoSocketDestroy),
         Err(fault) => Err(fault),
     }
 }

@@ -64,15 +64,9 @@ impl Watch {
         packets: Arc<PacketSocket>,
         events: mpsc::Sender<VipEvent>,
     ) -> Result<Watch, VipError> {
-        let io = |source| VipError::Io {
-            what: "subscribing to address changes",
-            source,
-        };
+        let io = |source| VipError::Io { what: "subscribing to address changes", source };
         let mut changes = TokioSocket::new(NETLINK_ROUTE).map_err(io)?;
-        changes
-            .socket_mut()
-            .bind(&SocketAddr::new(0, GROUPS))
-            .map_err(io)?;
+        changes.socket_mut().bind(&SocketAddr::new(0, GROUPS)).map_err(io)?;
         Ok(Watch {
             address,
             interface: interface.to_owned(),
@@ -136,19 +130,13 @@ impl Watch {
             match message.message_type() {
                 RTM_NEWLINK | RTM_DELLINK => {
                     let ours = |link: Link| {
-                        link.name == self.interface
-                            || self
-                                .link
-                                .as_ref()
-                                .is_some_and(|known| known.index == link.index)
+                        link.name == self.interface || self.link.as_ref().is_some_and(|known| known.index == link.index)
                     };
                     self.look_at_link |= Link::parse(message.payload()).is_none_or(ours);
                 }
                 RTM_DELADDR => {
-                    let ours =
-                        |message: AddressMessage| address::owner(&message) == Some(self.address);
-                    self.look_at_address |=
-                        AddressMessage::parse(message.payload()).map_or(true, ours);
+                    let ours = |message: AddressMessage| address::owner(&message) == Some(self.address);
+                    self.look_at_address |= AddressMessage::parse(message.payload()).map_or(true, ours);
                 }
                 _ => {}
             }
@@ -175,10 +163,7 @@ impl Watch {
             let (before, now) = (up(&self.link), up(&link));
             self.link = link;
             if before != now {
-                self.events
-                    .send(VipEvent::LinkChanged { up: now })
-                    .await
-                    .ok()?;
+                self.events.send(VipEvent::LinkChanged { up: now }).await.ok()?;
             }
         }
         Some(())
@@ -200,10 +185,7 @@ impl Watch {
         };
         if link.index == claim.index && !own.contains(&claim.mac) && self.kernel.held() {
             self.judge_from = now + CONFLICT_EVERY;
-            self.events
-                .send(VipEvent::Conflict { mac: claim.mac })
-                .await
-                .ok()?;
+            self.events.send(VipEvent::Conflict { mac: claim.mac }).await.ok()?;
         }
         Some(())
     }

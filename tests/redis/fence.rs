@@ -2,34 +2,21 @@
 
 use crate::posture::{commander, group, until};
 use crate::server::{Seen, Server, in_time};
-use mainstay::redis::{
-    Commander, Endpoint, Error, FenceBudgets, FenceOutcome, InstanceEvent, Role, Settings,
-};
+use mainstay::redis::{Commander, Endpoint, Error, FenceBudgets, FenceOutcome, InstanceEvent, Role, Settings};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
-const BUDGETS: FenceBudgets = FenceBudgets {
-    confirm: Duration::from_millis(100),
-    close: Duration::from_millis(200),
-};
-const PATIENT: FenceBudgets = FenceBudgets {
-    confirm: Duration::from_secs(5),
-    close: Duration::from_secs(1),
-};
+const BUDGETS: FenceBudgets = FenceBudgets { confirm: Duration::from_millis(100), close: Duration::from_millis(200) };
+const PATIENT: FenceBudgets = FenceBudgets { confirm: Duration::from_secs(5), close: Duration::from_secs(1) };
 
 #[tokio::test]
 async fn it_seals_and_closes_every_kind_of_connection() {
     let (p, pc, replicas) = group(1, &[]).await;
     let mut plain = p.client().await;
-    redis::cmd("SET")
-        .arg("a")
-        .arg("1")
-        .query_async::<()>(&mut plain)
-        .await
-        .unwrap();
+    redis::cmd("SET").arg("a").arg("1").query_async::<()>(&mut plain).await.unwrap();
     let blocked = async |words: &'static [&'static str]| {
         let mut c = p.client().await;
         tokio::spawn(async move {
@@ -41,34 +28,17 @@ async fn it_seals_and_closes_every_kind_of_connection() {
         })
     };
     let popping = blocked(&["BLPOP", "list", "0"]).await;
-    let mut subscriber = redis::Client::open(("127.0.0.1", p.port))
-        .unwrap()
-        .get_async_pubsub()
-        .await
-        .unwrap();
+    let mut subscriber = redis::Client::open(("127.0.0.1", p.port)).unwrap().get_async_pubsub().await.unwrap();
     subscriber.subscribe("news").await.unwrap();
     let mut queued = p.client().await;
-    redis::cmd("MULTI")
-        .query_async::<()>(&mut queued)
-        .await
-        .unwrap();
-    pc.pause_writes(Duration::from_secs(20), in_time(500))
-        .await
-        .unwrap();
+    redis::cmd("MULTI").query_async::<()>(&mut queued).await.unwrap();
+    pc.pause_writes(Duration::from_secs(20), in_time(500)).await.unwrap();
     let paused = blocked(&["SET", "b", "1"]).await;
     sleep(Duration::from_millis(50)).await;
     let before = pc.info(in_time(500)).await.unwrap();
 
     let report = pc.fence(BUDGETS).await.unwrap();
-    println!(
-        "fence: {:?}",
-        (
-            report.confirmed_after,
-            report.took,
-            report.clients_closed,
-            report.replicas_closed
-        )
-    );
+    println!("fence: {:?}", (report.confirmed_after, report.took, report.clients_closed, report.replicas_closed));
     assert_eq!(report.outcome, FenceOutcome::Sealed);
     assert!(report.close_error.is_none());
     assert_eq!(report.replicas_closed, 1);
@@ -80,47 +50,21 @@ async fn it_seals_and_closes_every_kind_of_connection() {
     assert!(after.is_sealed());
     assert!(after.offset >= before.offset);
     for (name, task) in [("BLPOP", popping), ("paused SET", paused)] {
-        let end = timeout(Duration::from_secs(1), task)
-            .await
-            .expect(name)
-            .unwrap();
+        let end = timeout(Duration::from_secs(1), task).await.expect(name).unwrap();
         assert!(end.is_err(), "{name}: {end:?}");
     }
-    assert!(
-        redis::cmd("PING")
-            .query_async::<()>(&mut plain)
-            .await
-            .is_err(),
-        "closed"
-    );
-    assert!(
-        redis::cmd("EXEC")
-            .query_async::<()>(&mut queued)
-            .await
-            .is_err(),
-        "closed"
-    );
+    assert!(redis::cmd("PING").query_async::<()>(&mut plain).await.is_err(), "closed");
+    assert!(redis::cmd("EXEC").query_async::<()>(&mut queued).await.is_err(), "closed");
     let mut stream = subscriber.into_on_message();
-    let end = timeout(
-        Duration::from_secs(1),
-        futures_util::StreamExt::next(&mut stream),
-    )
-    .await;
+    let end = timeout(Duration::from_secs(1), futures_util::StreamExt::next(&mut stream)).await;
     assert!(matches!(end, Ok(None)), "the subscriber is told");
-    assert_eq!(
-        p.do_cmd(&["SET", "a", "2"]).await.unwrap_err().code(),
-        Some("READONLY"),
-        "and not paused"
-    );
+    assert_eq!(p.do_cmd(&["SET", "a", "2"]).await.unwrap_err().code(), Some("READONLY"), "and not paused");
     until(&replicas[0].1, "the link is down", |i| !i.link_up).await;
 
     let again = pc.fence(BUDGETS).await.unwrap();
     assert_eq!(again.outcome, FenceOutcome::Sealed, "idempotent");
     assert_eq!(again.after.unwrap().offset, after.offset);
-    assert!(
-        pc.seal(in_time(500)).await.unwrap().after.is_sealed(),
-        "the commander goes on"
-    );
+    assert!(pc.seal(in_time(500)).await.unwrap().after.is_sealed(), "the commander goes on");
 }
 
 /// A relay in front of a server that holds back `NO ONE`, as a stalled instance's socket does, until told.
@@ -149,20 +93,12 @@ impl Relay {
                 tokio::spawn(relay(client, server, held_tx.clone(), wait.clone()));
             }
         });
-        Self {
-            port,
-            held,
-            release,
-            task,
-        }
+        Self { port, held, release, task }
     }
 
     async fn holds(&self) {
         let mut held = self.held.clone();
-        timeout(Duration::from_secs(2), held.wait_for(|h| *h))
-            .await
-            .expect("NO ONE is on its way")
-            .unwrap();
+        timeout(Duration::from_secs(2), held.wait_for(|h| *h)).await.expect("NO ONE is on its way").unwrap();
     }
 }
 
@@ -193,11 +129,7 @@ async fn relay(
 /// Sends a promotion that does not get through, and drops its future.
 async fn stalled_promotion(server: &Server) -> (Relay, Commander) {
     let relay = Relay::start(server.port).await;
-    let c = Commander::new(
-        Endpoint::tcp("127.0.0.1", relay.port),
-        Settings::default(),
-        None,
-    );
+    let c = Commander::new(Endpoint::tcp("127.0.0.1", relay.port), Settings::default(), None);
     let run_id = c.info(in_time(1000)).await.unwrap().run_id;
     tokio::select! {
         end = c.serve(&run_id, in_time(5000)) => panic!("it cannot end: {end:?}"),
@@ -227,10 +159,7 @@ async fn a_late_promotion_does_not_arrive() {
     // Trace 8: NO ONE is on its way, its future is dropped, the fence runs on another connection.
     let server = Server::start(&crate::server::BORN_SEALED).await;
     let (relay, c) = stalled_promotion(&server).await;
-    assert_eq!(
-        c.fence(BUDGETS).await.unwrap().outcome,
-        FenceOutcome::Sealed
-    );
+    assert_eq!(c.fence(BUDGETS).await.unwrap().outcome, FenceOutcome::Sealed);
     relay.release.send_replace(true);
     sleep(Duration::from_millis(100)).await;
     assert_eq!(role_of(&server).await, Role::Replica);
@@ -253,13 +182,8 @@ async fn a_promotion_in_progress_sends_nothing_after_a_fence_began() {
     let c = Arc::new(commander(&server));
     let run_id = c.info(in_time(1000)).await.unwrap().run_id;
     let mut sleeper = server.client().await;
-    let sleeper = tokio::spawn(async move {
-        redis::cmd("DEBUG")
-            .arg("SLEEP")
-            .arg("0.4")
-            .query_async::<()>(&mut sleeper)
-            .await
-    });
+    let sleeper =
+        tokio::spawn(async move { redis::cmd("DEBUG").arg("SLEEP").arg("0.4").query_async::<()>(&mut sleeper).await });
     sleep(Duration::from_millis(50)).await;
     let promotion = tokio::spawn({
         let c = c.clone();
@@ -269,10 +193,7 @@ async fn a_promotion_in_progress_sends_nothing_after_a_fence_began() {
     let fenced = c.fence(PATIENT).await.unwrap();
     assert_eq!(fenced.outcome, FenceOutcome::Sealed);
     let promotion = promotion.await.unwrap();
-    assert!(
-        matches!(promotion, Err(Error::Fenced { .. } | Error::Closed { .. })),
-        "{promotion:?}"
-    );
+    assert!(matches!(promotion, Err(Error::Fenced { .. } | Error::Closed { .. })), "{promotion:?}");
     let _ = sleeper.await;
     sleep(Duration::from_millis(100)).await;
     assert!(c.info(in_time(1000)).await.unwrap().is_sealed());
@@ -304,13 +225,10 @@ async fn it_is_bounded_and_says_why_it_is_not_confirmed() {
     server.signal(libc::SIGCONT);
 
     let mut client = server.client().await;
-    let runner = tokio::spawn(async move {
-        redis::cmd("EVAL")
-            .arg("while true do end")
-            .arg(0)
-            .query_async::<()>(&mut client)
-            .await
-    });
+    let runner =
+        tokio::spawn(
+            async move { redis::cmd("EVAL").arg("while true do end").arg(0).query_async::<()>(&mut client).await },
+        );
     sleep(Duration::from_millis(150)).await;
     let busy = c.fence(BUDGETS).await;
     assert!(matches!(busy, Err(Error::Busy { .. })), "{busy:?}");
@@ -337,26 +255,17 @@ async fn it_works_when_no_connection_is_left() {
         held.push(server.client().await);
     }
     let report = c.fence(BUDGETS).await.unwrap();
-    assert_eq!(
-        (report.outcome, report.clients_closed),
-        (FenceOutcome::Sealed, 3)
-    );
+    assert_eq!((report.outcome, report.clients_closed), (FenceOutcome::Sealed, 3));
     let none = Commander::new(server.tcp(), Settings::default(), None);
     for client in &mut held {
         *client = server.client().await;
     }
     // The instance's words can be lost with the close.
     let full = none.fence(BUDGETS).await;
-    assert!(
-        matches!(full, Err(Error::Full { .. } | Error::Closed { .. })),
-        "{full:?}"
-    );
+    assert!(matches!(full, Err(Error::Full { .. } | Error::Closed { .. })), "{full:?}");
     let mut seen = Seen::of(server.unix());
     let event = seen.next("Unreachable", 3000).await;
-    assert!(
-        matches!(&event, InstanceEvent::Unreachable { detail } if detail.contains("maxclients")),
-        "{event:?}"
-    );
+    assert!(matches!(&event, InstanceEvent::Unreachable { detail } if detail.contains("maxclients")), "{event:?}");
 }
 
 #[tokio::test]
@@ -364,11 +273,7 @@ async fn two_hundred_clients_are_closed_in_time_and_the_watcher_stays_calm() {
     let server = Server::start(&[]).await;
     let mut seen = Seen::of(server.unix());
     seen.info().await;
-    let c = Commander::new(
-        server.unix(),
-        Settings::default(),
-        Some(seen.watcher.poke()),
-    );
+    let c = Commander::new(server.unix(), Settings::default(), Some(seen.watcher.poke()));
     let mut clients = Vec::new();
     for _ in 0..200 {
         clients.push(server.client().await);

@@ -26,11 +26,7 @@ impl Drop for Server {
 }
 
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 pub(crate) fn in_time(ms: u64) -> Instant {
@@ -57,37 +53,17 @@ impl Server {
             if redis_cli_ok(&self.socket()) {
                 return;
             }
-            assert!(
-                Instant::now() < up,
-                "redis-server does not come up; is the package redis-server installed?"
-            );
+            assert!(Instant::now() < up, "redis-server does not come up; is the package redis-server installed?");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
     pub(crate) fn launch(&mut self, more: &[&str]) {
         assert!(self.child.is_none(), "already running");
-        let mut command =
-            Command::new(std::env::var("REDIS_SERVER").unwrap_or("redis-server".into()));
+        let mut command = Command::new(std::env::var("REDIS_SERVER").unwrap_or("redis-server".into()));
         command
-            .args([
-                "--port",
-                &self.port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--unixsocket",
-                "r.sock",
-            ])
-            .args([
-                "--save",
-                "",
-                "--enable-debug-command",
-                "local",
-                "--logfile",
-                "redis.log",
-                "--dir",
-                ".",
-            ])
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--unixsocket", "r.sock"])
+            .args(["--save", "", "--enable-debug-command", "local", "--logfile", "redis.log", "--dir", "."])
             .args(&self.args)
             .args(more)
             .current_dir(self.dir.path())
@@ -146,10 +122,7 @@ impl Server {
         let config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(Duration::from_secs(20)))
             .set_connection_timeout(Some(Duration::from_secs(5)));
-        client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .unwrap()
+        client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
     }
 
     /// Runs one command.
@@ -162,9 +135,7 @@ impl Server {
     }
 
     pub(crate) async fn ok(&self, words: &[&str]) -> redis::Value {
-        self.do_cmd(words)
-            .await
-            .unwrap_or_else(|e| panic!("{words:?}: {e}"))
+        self.do_cmd(words).await.unwrap_or_else(|e| panic!("{words:?}: {e}"))
     }
 }
 
@@ -185,19 +156,13 @@ pub(crate) struct Seen {
 }
 
 pub(crate) fn fast() -> Timing {
-    Timing {
-        pace: Duration::from_millis(20),
-        ..Timing::default()
-    }
+    Timing { pace: Duration::from_millis(20), ..Timing::default() }
 }
 
 impl Seen {
     pub(crate) fn of(endpoint: Endpoint) -> Self {
         let (tx, events) = mpsc::channel(4);
-        Self {
-            watcher: Watcher::spawn(endpoint, fast(), tx),
-            events,
-        }
+        Self { watcher: Watcher::spawn(endpoint, fast(), tx), events }
     }
 
     pub(crate) async fn next(&mut self, what: &str, ms: u64) -> InstanceEvent {
@@ -208,12 +173,7 @@ impl Seen {
     }
 
     /// Reads events until one passes; fails with everything that was seen instead.
-    pub(crate) async fn until(
-        &mut self,
-        what: &str,
-        ms: u64,
-        pass: impl Fn(&InstanceEvent) -> bool,
-    ) -> InstanceEvent {
+    pub(crate) async fn until(&mut self, what: &str, ms: u64, pass: impl Fn(&InstanceEvent) -> bool) -> InstanceEvent {
         let end = Instant::now() + Duration::from_millis(ms);
         let mut others = Vec::new();
         loop {
@@ -227,10 +187,7 @@ impl Seen {
     }
 
     pub(crate) async fn info(&mut self) -> mainstay::redis::Info {
-        match self
-            .until("Info", 3000, |e| matches!(e, InstanceEvent::Info { .. }))
-            .await
-        {
+        match self.until("Info", 3000, |e| matches!(e, InstanceEvent::Info { .. })).await {
             InstanceEvent::Info { info, .. } => *info,
             _ => unreachable!(),
         }

@@ -10,19 +10,10 @@ const VALKEY: &str = include_str!("golden/valkey-8-replica.txt");
 #[test]
 fn a_redis_7_primary() {
     let info = Info::parse(PRIMARY).unwrap();
-    assert_eq!(
-        (info.server, info.version.as_str()),
-        (Flavor::Redis, "7.0.15")
-    );
-    assert_eq!(
-        (info.role, info.pid, info.tcp_port),
-        (Role::Primary, 15732, 17911)
-    );
+    assert_eq!((info.server, info.version.as_str()), (Flavor::Redis, "7.0.15"));
+    assert_eq!((info.role, info.pid, info.tcp_port), (Role::Primary, 15732, 17911));
     assert_eq!(info.run_id, "bbeef5e5fdfb88480a3f1ad5faf2ba3354535b2d");
-    assert_eq!(
-        (info.offset, info.second_offset, info.upstream.clone()),
-        (157, None, None)
-    );
+    assert_eq!((info.offset, info.second_offset, info.upstream.clone()), (157, None, None));
     assert_eq!((info.keys, info.connected_replicas), (4, 1));
     let row = ReplicaRow {
         ip: "127.0.0.1".into(),
@@ -33,10 +24,7 @@ fn a_redis_7_primary() {
     };
     assert_eq!(info.replicas, [row]);
     assert!(info.backlog_active && !info.is_sealed() && info.read_only.is_none());
-    assert_eq!(
-        (info.backlog_size, info.backlog_histlen, info.maxclients),
-        (1 << 20, 157, 10_000)
-    );
+    assert_eq!((info.backlog_size, info.backlog_histlen, info.maxclients), (1 << 20, 157, 10_000));
 }
 
 #[test]
@@ -55,22 +43,13 @@ fn a_redis_7_replica() {
 #[test]
 fn a_valkey_8_replica_in_a_full_resync() {
     let info = Info::parse(VALKEY).unwrap();
-    assert_eq!(
-        (info.server, info.version.as_str()),
-        (Flavor::Valkey, "8.0.1")
-    );
+    assert_eq!((info.server, info.version.as_str()), (Flavor::Valkey, "8.0.1"));
     assert_eq!(info.upstream, Some(("fd00::5".into(), 6379)));
     assert!(info.sync_in_progress && !info.link_up);
     assert_eq!(info.second_offset, Some(4001));
     assert_eq!(info.keys, u64::MAX, "sums saturate");
-    assert_eq!(
-        info.replicas[0].state,
-        ReplicaState::Syncing("wait_bgsave".into())
-    );
-    assert_eq!(
-        (info.replicas[0].ip.as_str(), info.replicas[0].lag),
-        ("fd00::7", None)
-    );
+    assert_eq!(info.replicas[0].state, ReplicaState::Syncing("wait_bgsave".into()));
+    assert_eq!((info.replicas[0].ip.as_str(), info.replicas[0].lag), ("fd00::7", None));
     assert!(info.aof_enabled && info.maxmemory == 4 << 30);
 }
 
@@ -78,14 +57,8 @@ fn a_valkey_8_replica_in_a_full_resync() {
 fn the_processed_offset_is_the_smaller_one() {
     let with = |slave: &str, master: &str| {
         let text = REPLICA
-            .replace(
-                "slave_repl_offset:157",
-                &format!("slave_repl_offset:{slave}"),
-            )
-            .replace(
-                "master_repl_offset:157",
-                &format!("master_repl_offset:{master}"),
-            );
+            .replace("slave_repl_offset:157", &format!("slave_repl_offset:{slave}"))
+            .replace("master_repl_offset:157", &format!("master_repl_offset:{master}"));
         Info::parse(&text).unwrap().offset
     };
     assert_eq!(with("150", "157"), 150);
@@ -101,49 +74,24 @@ fn loading_shows_its_progress() {
         "\nloading:1\r\nloading_total_bytes:1000\r\nloading_loaded_bytes:250\r\nloading_eta_seconds:3",
     );
     let info = Info::parse(&text).unwrap();
-    let progress = LoadingProgress {
-        total_bytes: 1000,
-        loaded_bytes: 250,
-        eta: Some(Duration::from_secs(3)),
-    };
-    assert_eq!(
-        (info.loading, info.loading_progress),
-        (true, Some(progress))
-    );
+    let progress = LoadingProgress { total_bytes: 1000, loaded_bytes: 250, eta: Some(Duration::from_secs(3)) };
+    assert_eq!((info.loading, info.loading_progress), (true, Some(progress)));
 }
 
 #[test]
 fn faults_name_the_field() {
     let without = |field: &str| -> String {
-        PRIMARY
-            .lines()
-            .filter(|l| !l.starts_with(&format!("{field}:")))
-            .collect::<Vec<_>>()
-            .join("\n")
+        PRIMARY.lines().filter(|l| !l.starts_with(&format!("{field}:"))).collect::<Vec<_>>().join("\n")
     };
-    for field in [
-        "run_id",
-        "role",
-        "master_replid",
-        "master_repl_offset",
-        "process_id",
-        "redis_version",
-    ] {
+    for field in ["run_id", "role", "master_replid", "master_repl_offset", "process_id", "redis_version"] {
         let err = Info::parse(&without(field)).unwrap_err();
-        assert!(
-            matches!(err, InfoError::Missing(name) if name == field),
-            "{field}: {err}"
-        );
+        assert!(matches!(err, InfoError::Missing(name) if name == field), "{field}: {err}");
     }
     for (good, bad, name) in [
         ("role:master", "role:sentinel", "role"),
         ("process_id:15732", "process_id:-4", "process_id"),
         ("run_id:bbeef", "run_id:zzeef", "run_id"),
-        (
-            "master_repl_offset:157",
-            "master_repl_offset:9e9",
-            "master_repl_offset",
-        ),
+        ("master_repl_offset:157", "master_repl_offset:9e9", "master_repl_offset"),
         ("port=17912", "port=99999", "slave"),
         ("db0:keys=3", "db0:keys=", "db"),
         ("\nloading:0", "\nloading:perhaps", "loading"),
@@ -151,16 +99,10 @@ fn faults_name_the_field() {
         let text = PRIMARY.replacen(good, bad, 1);
         assert_ne!(text, PRIMARY, "{good} is in the text");
         let err = Info::parse(&text).unwrap_err();
-        assert!(
-            matches!(&err, InfoError::Bad { field, .. } if *field == name),
-            "{name}: {err}"
-        );
+        assert!(matches!(&err, InfoError::Bad { field, .. } if *field == name), "{name}: {err}");
     }
     assert_eq!(Info::parse(""), Err(InfoError::Missing("role")));
-    assert!(matches!(
-        Info::parse(&"x".repeat(MAX_INFO + 1)),
-        Err(InfoError::TooLarge(_))
-    ));
+    assert!(matches!(Info::parse(&"x".repeat(MAX_INFO + 1)), Err(InfoError::TooLarge(_))));
 }
 
 proptest! {
