@@ -17,7 +17,9 @@ mod tasks;
 
 use crate::cluster::{GroupName, NodeId};
 use crate::config::{Config, Start, Warning};
-use crate::ctl::{self, Request, Response};
+use crate::ctl::protocol::{Request, Response};
+use crate::ctl::server;
+use crate::ctl::status::HostFacts;
 use crate::decide::{Action, Decision, Policy, step};
 use crate::raft::{Formation, Founding, Inbox, Options, RaftNode};
 use crate::store::Store;
@@ -61,6 +63,7 @@ pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<()> {
     if !unbuilt.is_empty() {
         tracing::warn!("not built yet, and left alone: {}", unbuilt.join(", "));
     }
+    let said = warnings.iter().map(ToString::to_string).collect();
     let mut signals = Signals::new()?;
     let keys = wire::read_key_file(&config.cluster.key_file)?;
     std::fs::create_dir_all(&config.node.data_dir)
@@ -70,7 +73,7 @@ pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<()> {
         std::fs::create_dir_all(parent).with_context(|| format!("{} cannot be made", parent.display()))?;
     }
     let (asked_tx, mut asked) = mpsc::channel::<Asked>(DESK_QUEUE);
-    let _socket = ctl::serve(&config.control_socket, asked_tx).await?;
+    let _socket = server::serve(&config.control_socket, asked_tx).await?;
     let options = Options {
         name: config.node.name.clone(),
         address: config.node.address.to_string(),
@@ -86,7 +89,7 @@ pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<()> {
     let result = match formed(&config, &raft, &mut asked, &mut signals, &mut notifier).await? {
         None => Ok(()),
         Some(me) => {
-            let mut agent = Agent::open(&config, me, raft.clone(), store.clone(), notifier).await?;
+            let mut agent = Agent::open(&config, me, raft.clone(), store.clone(), notifier, said).await?;
             agent.listen(inbox);
             agent.run(asked, signals).await
         }
@@ -176,6 +179,7 @@ pub(super) struct Agent {
     narrator: Narrator,
     notifier: Notifier,
     desk: Desk,
+    host: HostFacts,
 }
 
 impl Agent {
@@ -185,6 +189,7 @@ impl Agent {
         raft: RaftNode,
         store: Store,
         notifier: Notifier,
+        warnings: Vec<String>,
     ) -> anyhow::Result<Self> {
         let stamps = Stamps::open(&config.control_socket);
         let policy = config.policy();
@@ -214,6 +219,7 @@ impl Agent {
             narrator: Narrator::default(),
             notifier,
             desk: Desk::default(),
+            host: desk::host_facts(config, warnings),
         })
     }
 
@@ -411,9 +417,4 @@ impl Agent {
             tracing::info!(error = %error, "Raft leadership was not handed over");
         }
     }
-}
-
-/// A moment's age in words, for status.
-pub(super) fn age(now: Moment, at: Moment) -> Duration {
-    now.since(at)
 }
