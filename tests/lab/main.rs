@@ -14,7 +14,9 @@
 #![allow(dead_code, unreachable_pub)]
 
 mod cluster;
+mod faults;
 mod files;
+mod growth;
 mod history;
 mod host;
 mod lab;

@@ -1,0 +1,135 @@
+//! Restarts, membership and long service: state is kept, nodes join, many
+//! failovers in a row need no hand.
+
+use std::time::Instant;
+
+use crate::cluster::{Cluster, Options};
+use crate::lab::{in_lab, ms, secs, wait_for};
+use crate::switch::HostNo;
+
+fn roles(c: &Cluster, host: HostNo) -> Result<Vec<(String, String, String)>, String> {
+    let status = c.status(host)?;
+    let nodes = status["nodes"].as_array().ok_or("no nodes")?;
+    let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
+    Ok(nodes.iter().map(|n| (text(&n["name"]), text(&n["role"]), text(&n["reason"]))).collect())
+}
+
+fn wait_voters(c: &Cluster, voters: usize, all: usize) -> Vec<(String, String, String)> {
+    wait_for("voters", secs(30), || {
+        let roles = roles(c, 1)?;
+        let now = roles.iter().filter(|(_, role, _)| role == "voter").count();
+        if (now, roles.len()) == (voters, all) { Ok(roles) } else { Err(format!("{roles:?}")) }
+    })
+}
+
+#[test]
+fn three_agents_restarted_at_once_keep_their_state() {
+    in_lab(|| {
+        let c = Cluster::start(Options::new(3));
+        let old = c.wait_steady(secs(30));
+        let before = c.status(1).expect("status");
+        let load = c.load();
+        std::thread::sleep(ms(300));
+        let cut = Instant::now();
+        for host in c.hosts.values() {
+            assert!(host.agent().kill());
+        }
+        std::thread::sleep(secs(1));
+        let now = c.wait_steady(secs(30));
+        let served = Instant::now();
+        let history = load.stop();
+        let after = wait_for("status", secs(10), || c.status(1));
+        assert!(history.two_servers().is_empty(), "{:#?}", history.two_servers());
+        assert!(after["term"].as_u64() >= before["term"].as_u64(), "the term went back");
+        assert!(after["groups"][0]["epoch"].as_u64() >= before["groups"][0]["epoch"].as_u64(), "the epoch went back");
+        let gap = history.by("vip").gap(cut..served);
+        println!("FIGURE three agents killed at once: gap {gap:?}, primary n{old} then n{now}");
+        assert!(c.lost(&history.by("vip"), now).is_empty());
+    });
+}
+
+#[test]
+fn a_fourth_and_a_fifth_node_join() {
+    in_lab(|| {
+        let mut c = Cluster::start(Options::new(3));
+        c.wait_steady(secs(30));
+        c.add_host(4, false).expect("n4");
+        let roles = wait_voters(&c, 3, 4);
+        let (_, _, reason) = roles.iter().find(|(name, ..)| name == "n4").expect("n4");
+        assert!(reason.contains("even"), "status does not say why n4 stays a learner: {reason:?}");
+        c.wait_steady(secs(30));
+        c.add_host(5, false).expect("n5");
+        wait_voters(&c, 5, 5);
+        let old = c.wait_steady(secs(30));
+        let load = c.load();
+        std::thread::sleep(ms(300));
+        c.kill_host(old);
+        let new = c.wait_new_primary(old, secs(12));
+        std::thread::sleep(ms(300));
+        c.revive_host(old);
+        assert_eq!(c.wait_steady(secs(40)), new);
+        let history = load.stop();
+        assert!(history.two_servers().is_empty(), "{:#?}", history.two_servers());
+    });
+}
+
+#[test]
+fn a_pair_with_a_witness_survives_either_host() {
+    in_lab(|| {
+        let c = Cluster::start(Options::new(2).with_witnesses(1));
+        for _ in 0..2 {
+            let old = c.wait_steady(secs(40));
+            let load = c.load();
+            std::thread::sleep(ms(300));
+            c.kill_host(old);
+            let new = c.wait_new_primary(old, secs(12));
+            std::thread::sleep(secs(1));
+            c.revive_host(old);
+            assert_eq!(c.wait_steady(secs(40)), new);
+            let history = load.stop();
+            assert!(history.two_servers().is_empty(), "{:#?}", history.two_servers());
+        }
+    });
+}
+
+/// Alternating faults on one cluster, without a hand on it.
+#[test]
+fn many_failovers_in_a_row() {
+    let rounds = std::env::var("LAB_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
+    in_lab(|| {
+        let c = Cluster::start(Options::new(3));
+        let mut gaps = Vec::new();
+        for round in 0..rounds {
+            let old = c.wait_steady(secs(40));
+            let load = c.load();
+            std::thread::sleep(ms(300));
+            let cut = Instant::now();
+            match round % 4 {
+                0 => assert!(c.host(old).redis().kill()),
+                1 => c.kill_host(old),
+                2 => c.wire.isolate(old),
+                _ => assert!(c.host(old).agent().freeze()),
+            }
+            c.wait_new_primary(old, secs(12));
+            std::thread::sleep(ms(300));
+            let served = Instant::now();
+            match round % 4 {
+                0 => {}
+                1 => c.revive_host(old),
+                2 => c.wire.heal(old),
+                _ => assert!(c.host(old).agent().thaw()),
+            }
+            c.wait_steady(secs(40));
+            let history = load.stop();
+            assert!(history.two_servers().is_empty(), "round {round}: {:#?}", history.two_servers());
+            gaps.push(history.by("vip").gap(cut..served));
+        }
+        println!("FIGURE {rounds} failovers in a row: gaps {gaps:?}");
+        let agents: Vec<u32> = c.hosts.values().filter_map(|host| host.agent().pid()).collect();
+        for pid in agents {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let rss = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default().to_owned();
+            println!("FIGURE agent {rss}");
+        }
+    });
+}
