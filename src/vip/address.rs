@@ -14,7 +14,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE, NlasIterator, Parseable};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo},
-    link::{LinkAttribute, LinkMessage},
+    link::{AfSpecInet, AfSpecUnspec, InetDevConf, LinkAttribute, LinkMessage},
 };
 use nix::errno::Errno;
 
@@ -196,8 +196,29 @@ pub(super) fn clear(channel: &mut Channel, address: IpAddr, link: Option<&Link>)
     Ok(removed)
 }
 
+/// Has the kernel keep the other addresses of an IPv4 subnet when the one that came first is removed: by its own default
+/// they go along, the host's own address among them. Stays on afterwards, as most distributions have it from the start.
+fn promote_secondaries(channel: &mut Channel, index: u32) -> Result<(), VipError> {
+    let mut conf = InetDevConf::default();
+    conf.promote_secondaries = 1;
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
+        .attributes
+        .push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)])]));
+    let what = "keeping the subnet's other addresses";
+    channel.request(what, RouteNetlinkMessage::SetLink(message), 0).map(|_| ())
+}
+
 /// Removes one entry; false when it was not there.
 fn remove(channel: &mut Channel, address: IpAddr, peer: IpAddr, index: u32, prefix_len: u8) -> Result<bool, VipError> {
+    if address.is_ipv4()
+        && prefix_len < full_length(address)
+        && let Err(fault) = promote_secondaries(channel, index)
+    {
+        // A stale VIP is worse than what its removal may take along.
+        tracing::warn!(%address, prefix_len, error = %fault, "removing a stale VIP that may share its subnet");
+    }
     let message = RouteNetlinkMessage::DelAddress(body(address, peer, index, prefix_len));
     match channel.request("removing the VIP", message, 0) {
         Ok(_) => Ok(true),

@@ -91,21 +91,27 @@ impl Kernel {
         .await
     }
 
-    /// Puts the VIP there for `seconds`; true when it was not there before.
-    pub(super) async fn hold(&self, seconds: u32) -> Result<bool, VipError> {
+    /// Puts the VIP there for `seconds`; true when it was not there before. Its place in the order is that of this call,
+    /// not of the first poll: a drop called in between wins.
+    pub(super) fn hold(&self, seconds: u32) -> impl Future<Output = Result<bool, VipError>> + Send + use<> {
         let drops = self.shared.drops.load(Ordering::SeqCst);
-        self.ask("holding the VIP", move |worker| worker.hold(seconds, drops)).await
+        let kernel = self.clone();
+        async move { kernel.ask("holding the VIP", move |worker| worker.hold(seconds, drops)).await }
     }
 
-    /// Removes the VIP wherever it is on this host. Runs even if the caller stops waiting.
-    pub(super) async fn drop_address(&self) -> Result<usize, VipError> {
+    /// Removes the VIP wherever it is on this host. Asked for by the call itself, whatever becomes of the future.
+    pub(super) fn drop_address(&self) -> impl Future<Output = Result<usize, VipError>> + Send + use<> {
         self.shared.drops.fetch_add(1, Ordering::SeqCst);
         self.shared.held.store(false, Ordering::SeqCst);
         let (reply, answer) = oneshot::channel();
-        self.submit(Box::new(move |worker| {
+        let submitted = self.submit(Box::new(move |worker| {
             let _ = reply.send(worker.clear());
-        }))?;
-        self.wait("removing the VIP", answer).await
+        }));
+        let kernel = self.clone();
+        async move {
+            submitted?;
+            kernel.wait("removing the VIP", answer).await
+        }
     }
 
     pub(super) async fn link(&self) -> Result<Option<Link>, VipError> {
@@ -277,6 +283,26 @@ mod tests {
         let (held, dropped) = tokio::time::timeout(PATIENCE * 40, both).await.unwrap();
         assert!(matches!(held, Err(VipError::TimedOut { .. })));
         assert!(matches!(dropped, Err(VipError::TimedOut { .. })));
+    }
+
+    #[tokio::test]
+    async fn calls_count_in_their_order_not_in_that_of_polls() {
+        let kernel = kernel(PATIENCE * 100);
+        let held = kernel.hold(1);
+        let dropped = kernel.drop_address();
+        dropped.await.unwrap();
+        assert!(matches!(held.await, Err(VipError::Superseded)));
+        drop(kernel.drop_address());
+        assert_eq!(drops_done(&kernel).await, 2, "asked for without a poll");
+    }
+
+    #[tokio::test]
+    async fn a_drop_ends_announcing_even_while_the_thread_is_stuck() {
+        let kernel = kernel(PATIENCE);
+        kernel.shared.held.store(true, Ordering::SeqCst);
+        let _gate = block(&kernel);
+        assert!(kernel.drop_address().await.is_err());
+        assert!(!kernel.held());
     }
 
     #[tokio::test]

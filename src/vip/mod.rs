@@ -147,17 +147,37 @@ impl Vip {
 
     /// Adds the VIP or prolongs it: the kernel removes it `valid_lft` (in whole seconds, rounded up, at least one) from
     /// now unless this is called again. Any other copy of it on this host is removed. When the caller stops waiting
-    /// before the kernel was asked, nothing is done.
-    pub async fn hold(&self, valid_lft: Duration) -> Result<HoldOutcome, VipError> {
-        let newly_added = self.kernel.hold(whole_seconds(valid_lft)).await?;
-        Ok(HoldOutcome { newly_added })
+    /// before the kernel was asked, nothing is done. What counts is when this is called: a `drop_address` called before
+    /// the future is first polled wins, and this is [`VipError::Superseded`].
+    pub fn hold(&self, valid_lft: Duration) -> impl Future<Output = Result<HoldOutcome, VipError>> + Send + use<> {
+        let held = self.kernel.hold(whole_seconds(valid_lft));
+        async move {
+            let newly_added = held.await?;
+            Ok(HoldOutcome { newly_added })
+        }
     }
 
-    /// Removes the VIP from this host, from whichever interface it is on. No error when it was not there. The
-    /// removal is carried out even if the future is dropped or times out, and a `hold` asked for
-    /// before can no longer bring the VIP back.
-    pub async fn drop_address(&self) -> Result<(), VipError> {
-        self.kernel.drop_address().await.map(|_| ())
+    /// Removes the VIP from this host, from whichever interface it is on. No error when it was not there. The removal
+    /// is asked for by the call itself and carried out even if the future is never polled, is dropped, or times out; a
+    /// `hold` called before can no longer bring the VIP back.
+    pub fn drop_address(&self) -> impl Future<Output = Result<(), VipError>> + Send + use<> {
+        let dropped = self.kernel.drop_address();
+        async move { dropped.await.map(|_| ()) }
+    }
+
+    /// The address's part of a fence (S9), in the order that lets clients hear of it: resets the VIP's connections for
+    /// at most `notice` while it still stands, removes it whether or not that went well, then resets what came in
+    /// between. The result is that of the removal.
+    pub async fn withdraw(&self, notice: Duration) -> Result<(), VipError> {
+        let before = match timeout(notice, self.destroy_sockets()).await {
+            Ok(result) => result,
+            Err(_) => Err(VipError::TimedOut { what: "closing connections", after: notice }),
+        };
+        let dropped = self.drop_address().await;
+        for fault in [before, self.destroy_sockets().await].into_iter().filter_map(Result::err) {
+            tracing::warn!(address = %self.spec.address, error = %fault, "connections to the VIP could not be reset");
+        }
+        dropped
     }
 
     /// Tells the network once where the VIP is: a gratuitous ARP request and reply, or an unsolicited neighbour
