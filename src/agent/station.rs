@@ -153,8 +153,13 @@ impl Station {
             held.busy = true;
         }
         let (group, events, leash) = (self.group.clone(), self.events.clone(), leash(self.hands.lease));
+        // Asked for here and now, so that a fence decided later comes after it.
+        let asked = (clock::now() < until).then(|| vip.hold(leash));
         tokio::spawn(async move {
-            let result = if clock::now() < until { Some(vip.hold(leash).await) } else { None };
+            let result = match asked {
+                Some(hold) => Some(hold.await),
+                None => None,
+            };
             let seen = match result {
                 None => None,
                 Some(Ok(outcome)) => {
@@ -180,8 +185,9 @@ impl Station {
         self.stop_announcing();
         let Some(vip) = self.hands.vip.clone() else { return };
         let (group, events) = (self.group.clone(), self.events.clone());
+        let dropped = vip.drop_address();
         tokio::spawn(async move {
-            match vip.drop_address().await {
+            match dropped.await {
                 Ok(()) => {
                     let _ = events.send(What::Vip { group, seen: VipSight::Removed }).await;
                 }

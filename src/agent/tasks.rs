@@ -104,13 +104,7 @@ pub(super) async fn fence(hands: Arc<Hands>, process: Option<ProcRef>) -> Report
 /// Sockets on the VIP are reset while it is up, it goes, and what came in between is reset too.
 async fn drop_vip(hands: &Hands) -> Result<(), String> {
     let Some(vip) = &hands.vip else { return Ok(()) };
-    let before = vip.destroy_sockets().await;
-    let dropped = vip.drop_address().await.map_err(|error| error.to_string());
-    let after = vip.destroy_sockets().await;
-    if let Err(error) = before.and(after) {
-        tracing::warn!(error = %error, "connections to the VIP could not be reset");
-    }
-    dropped
+    vip.withdraw(hands.lease / 8).await.map_err(|error| error.to_string())
 }
 
 async fn destroy_port(hands: &Hands) {

@@ -133,11 +133,7 @@ fn first_start_elects_exactly_one_primary_with_the_vip() {
 
 #[test]
 fn redis_killed() {
-    tell(&Story {
-        name: "kill -9 of Redis",
-        fault: &|c, old| assert!(c.host(old).redis().kill()),
-        ..Story::default()
-    });
+    tell(&Story { name: "kill -9 of Redis", fault: &|c, old| assert!(c.host(old).redis().kill()), ..Story::default() });
 }
 
 #[test]
@@ -152,12 +148,7 @@ fn agent_killed_and_back_is_not_felt() {
 
 #[test]
 fn host_lost() {
-    tell(&Story {
-        name: "host lost",
-        fault: &Cluster::kill_host,
-        repair: &Cluster::revive_host,
-        ..Story::default()
-    });
+    tell(&Story { name: "host lost", fault: &Cluster::kill_host, repair: &Cluster::revive_host, ..Story::default() });
 }
 
 #[test]
