@@ -27,7 +27,7 @@ const ONLINE_LAG: Duration = Duration::from_secs(2);
 pub(super) struct Station {
     group: GroupName,
     hands: Arc<Hands>,
-    watcher: Watcher,
+    watcher: Arc<Watcher>,
     events: mpsc::Sender<What>,
     running: Option<JoinHandle<()>>,
     aside: Option<JoinHandle<()>>,
@@ -76,7 +76,7 @@ impl Station {
             }
         };
         let (sights, seen) = mpsc::channel(16);
-        let watcher = Watcher::spawn(endpoint.clone(), Timing { pace: PACE, ..Timing::default() }, sights);
+        let watcher = Arc::new(Watcher::spawn(endpoint.clone(), Timing { pace: PACE, ..Timing::default() }, sights));
         pumps.push(tokio::spawn(pump_instance(group.clone(), seen, events.clone())));
         let announce = Announce { ip: config.announce.host.to_string(), port: config.announce.port };
         let settings = Settings { announce: Some(announce) };
@@ -131,13 +131,14 @@ impl Station {
             old.abort();
         }
         let (group, events) = (self.group.clone(), self.events.clone());
-        let poke = self.watcher.poke();
+        let watcher = Arc::clone(&self.watcher);
         self.running = Some(tokio::spawn(async move {
             let Report { outcome, then } = work.await;
             report(&events, &group, task, epoch, outcome).await;
-            poke.poll_now();
+            watcher.poke().poll_now();
             if let Some(then) = then {
                 then.await;
+                watcher.set_pace(PACE);
             }
         }));
     }
