@@ -2,7 +2,7 @@
 //!
 //! On a connection of its own, in one write: kill the connection that carries posture commands, read-only,
 //! replica of nowhere, unpause, ROLE. Once that is confirmed, close client and replica connections, so that
-//! clients get a reset while the VIP is still up. It waits for no other command and never signals a process: on
+//! clients get a reset while the VIP is still up, and look once more. It waits for no other command and never signals a process: on
 //! any error the caller drops the VIP, destroys the sockets and kills.
 
 use super::conn::{Answer, Conn, Named, command};
@@ -57,6 +57,8 @@ pub struct FenceReport {
 impl Commander {
     /// Fences the instance. `Err` means not confirmed: take the VIP away, destroy the sockets, SIGKILL. Whatever
     /// posture command was begun before is either killed with its connection or fails with [`Error::Fenced`].
+    /// If the future is dropped, or time runs out on a stalled instance, the seal may still take effect later:
+    /// that is the safe side. `CLIENT PAUSE … ALL` (never used here) holds back the fence's own commands too.
     pub async fn fence(&self, budgets: FenceBudgets) -> Result<FenceReport, Error> {
         let started = Instant::now();
         let deadline = started + budgets.confirm;
@@ -74,7 +76,10 @@ impl Commander {
             Ok((mut link, outcome, after)) => {
                 let mut report = FenceReport::of(outcome, after, started);
                 let deadline = Instant::now() + budgets.close;
-                report.close_error = self.close_all(&mut link, deadline, &mut report).await.err();
+                report.close_error = match self.close_all(&mut link, deadline, &mut report).await {
+                    Err(err @ Error::NotConfirmed { .. }) => return Err(err),
+                    other => other.err(),
+                };
                 report
             }
         };
@@ -146,14 +151,22 @@ impl Commander {
 
     async fn close_all(&self, link: &mut Link<'_>, deadline: Instant, report: &mut FenceReport) -> Result<(), Error> {
         let kill = |kind| command("CLIENT KILL", &["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]);
-        let answers = link.batch(&[kill("normal"), kill("pubsub"), kill("replica")], deadline).await?;
+        let mut commands = vec![kill("normal"), kill("pubsub"), kill("replica")];
+        // Only now is every connection dead that may carry a promotion this process knows nothing of (an agent
+        // that was killed). Nothing happens when it is sealed still.
+        commands.extend(seal_commands());
+        commands.push(command("ROLE", &["ROLE"]));
+        let answers = link.batch(&commands, deadline).await?;
+        let role = self.parse_role(answers.last())?;
+        if role.role == Role::Primary {
+            let found = format!("{role:?}");
+            return Err(Error::NotConfirmed { target: self.target(), command: "REPLICAOF 127.0.0.1 1", found });
+        }
         let mut counts = [0; 3];
         for (count, answer) in counts.iter_mut().zip(answers) {
             match answer {
                 Ok(Value::Int(n)) => *count = u64::try_from(n).unwrap_or(0),
-                Ok(value) => {
-                    return Err(super::error::unexpected(&self.target(), "CLIENT KILL", &value));
-                }
+                Ok(value) => return Err(super::error::unexpected(&self.target(), "CLIENT KILL", &value)),
                 Err(err) => return Err(from_server(&self.target(), "CLIENT KILL", &err)),
             }
         }

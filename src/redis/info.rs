@@ -125,7 +125,7 @@ pub struct Info {
     pub link_up: bool,
     /// A full resynchronisation from `upstream` is under way: the data are neither old nor new.
     pub sync_in_progress: bool,
-    /// `replica-read-only` as in force; always true for primaries in no sense, so `None` there.
+    /// `replica-read-only` as in force; `None` for a primary, whose INFO does not show it.
     pub read_only: Option<bool>,
     /// A data set is being loaded, the instance answers LOADING to most commands.
     pub loading: bool,

@@ -19,6 +19,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
+/// No pause is shorter, whatever [`Timing`] says: a zero must not spin.
+const SHORTEST: Duration = Duration::from_millis(1);
 /// This many logins cut in a row are told.
 const CUT_LOGINS: u32 = 5;
 
@@ -216,7 +218,7 @@ impl Watch {
                         self.replace_after = (self.replace_after * 2).min(self.timing.replace_after * 64);
                         return Waited::Expired;
                     }
-                    tell += self.timing.silent_every;
+                    tell += self.timing.silent_every.max(SHORTEST);
                 }
             }
         }
@@ -235,7 +237,7 @@ impl Watch {
             let process = self.process.clone();
             let asked = Instant::now();
             loop {
-                let pace = *self.pace.borrow_and_update();
+                let pace = (*self.pace.borrow_and_update()).max(SHORTEST);
                 tokio::select! {
                     biased;
                     () = exit_of(process.as_ref()) => return End::Exited,
