@@ -15,7 +15,8 @@ async fn info_of_a_real_server() {
         let mut seen = Seen::of(endpoint);
         let info = seen.info().await;
         assert_eq!(info.pid, server.pid());
-        assert_eq!((info.role, info.keys, info.server), (Role::Primary, 1, Flavor::Redis));
+        let flavor = if server.name().contains("valkey") { Flavor::Valkey } else { Flavor::Redis };
+        assert_eq!((info.role, info.keys, info.server), (Role::Primary, 1, flavor));
         assert_eq!(info.run_id.len(), 40);
         assert_eq!(info.second_offset, None);
         assert!(!info.loading && !info.sync_in_progress && info.upstream.is_none());
@@ -265,4 +266,41 @@ async fn nothing_there_is_gone_from_the_start() {
     assert_eq!(seen.next("Gone", 1000).await, InstanceEvent::Gone(GoneKind::Refused));
     let mut seen = Seen::of(Endpoint::unix("/nonexistent/r.sock"));
     assert_eq!(seen.next("Gone", 1000).await, InstanceEvent::Gone(GoneKind::Refused));
+}
+
+#[tokio::test]
+async fn a_command_is_followed_by_a_poll_at_once() {
+    let server = Server::start(&[]).await;
+    let mut seen = Seen::of(server.tcp());
+    seen.info().await;
+    seen.watcher.set_pace(Duration::from_secs(60));
+    let commander = Commander::new(server.tcp(), Settings::default(), Some(seen.watcher.poke()));
+    sleep(Duration::from_millis(50)).await;
+    while seen.events.try_recv().is_ok() {}
+    commander.seal(in_time(1000)).await.unwrap();
+    seen.until("the sealed state", 500, |e| matches!(e, InstanceEvent::Info { info, .. } if info.is_sealed())).await;
+}
+
+#[tokio::test]
+async fn a_hung_server_gathers_no_queue_of_polls() {
+    let server = Server::start(&[]).await;
+    let mut seen = Seen::of(server.unix());
+    seen.info().await;
+    let calls = async || -> u64 {
+        let stats: String = redis::from_redis_value(server.ok(&["INFO", "commandstats"]).await).unwrap();
+        let line = stats.lines().find_map(|l| l.strip_prefix("cmdstat_info:calls=")).expect("INFO was called");
+        line.split(',').next().unwrap().parse().unwrap()
+    };
+    seen.watcher.set_pace(Duration::from_secs(60));
+    sleep(Duration::from_millis(50)).await;
+    let before = calls().await;
+    server.signal(libc::SIGSTOP);
+    for _ in 0..100 {
+        seen.watcher.poke().poll_now();
+        sleep(Duration::from_millis(5)).await;
+    }
+    server.signal(libc::SIGCONT);
+    sleep(Duration::from_millis(100)).await;
+    let polls = calls().await - before;
+    assert!((1..=3).contains(&polls), "one outstanding, one asked for meanwhile, and ours: {polls}");
 }

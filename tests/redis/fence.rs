@@ -9,33 +9,38 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
-const BUDGETS: FenceBudgets = FenceBudgets { confirm: Duration::from_millis(100), close: Duration::from_millis(200) };
+const BUDGETS: FenceBudgets = FenceBudgets { confirm: Duration::from_millis(100), close: Duration::from_millis(500) };
 const PATIENT: FenceBudgets = FenceBudgets { confirm: Duration::from_secs(5), close: Duration::from_secs(1) };
+
+/// The ids of all connections, replicas' included.
+async fn ids(server: &Server) -> std::collections::BTreeSet<String> {
+    let list: String = redis::from_redis_value(server.ok(&["CLIENT", "LIST"]).await).unwrap();
+    list.lines().filter_map(|l| l.split(' ').next()).map(str::to_owned).collect()
+}
 
 #[tokio::test]
 async fn it_seals_and_closes_every_kind_of_connection() {
     let (p, pc, replicas) = group(1, &[]).await;
     let mut plain = p.client().await;
     redis::cmd("SET").arg("a").arg("1").query_async::<()>(&mut plain).await.unwrap();
-    let blocked = async |words: &'static [&'static str]| {
-        let mut c = p.client().await;
+    let mut cons = [p.client().await, p.client().await].into_iter();
+    let mut blocked = |words: [&'static str; 3]| {
+        let mut c = cons.next().unwrap();
         tokio::spawn(async move {
-            let mut cmd = redis::Cmd::new();
-            for w in words {
-                cmd.arg(*w);
-            }
-            cmd.query_async::<redis::Value>(&mut c).await
+            redis::cmd(words[0]).arg(words[1]).arg(words[2]).query_async::<redis::Value>(&mut c).await
         })
     };
-    let popping = blocked(&["BLPOP", "list", "0"]).await;
+    let popping = blocked(["BLPOP", "list", "0"]);
     let mut subscriber = redis::Client::open(("127.0.0.1", p.port)).unwrap().get_async_pubsub().await.unwrap();
     subscriber.subscribe("news").await.unwrap();
     let mut queued = p.client().await;
     redis::cmd("MULTI").query_async::<()>(&mut queued).await.unwrap();
     pc.pause_writes(Duration::from_secs(20), in_time(500)).await.unwrap();
-    let paused = blocked(&["SET", "b", "1"]).await;
+    let paused = blocked(["SET", "b", "1"]);
     sleep(Duration::from_millis(50)).await;
     let before = pc.info(in_time(500)).await.unwrap();
+    let connected = ids(&p).await;
+    assert!(connected.len() >= 6, "{connected:?}");
 
     let report = pc.fence(BUDGETS).await.unwrap();
     println!("fence: {:?}", (report.confirmed_after, report.took, report.clients_closed, report.replicas_closed));
@@ -44,8 +49,9 @@ async fn it_seals_and_closes_every_kind_of_connection() {
     assert_eq!(report.replicas_closed, 1);
     // The blocked ones are closed by REPLICAOF itself and may not be counted; what is left is what matters.
     assert!(report.clients_closed >= 3, "{report:?}");
-    let left: String = redis::from_redis_value(p.ok(&["CLIENT", "LIST"]).await).unwrap();
-    assert_eq!(left.lines().count(), 1, "only the one that asks: {left}");
+    let after_fence = ids(&p).await;
+    let left: Vec<_> = connected.intersection(&after_fence).collect();
+    assert!(left.is_empty(), "still connected: {left:?} of {connected:?}");
     let after = report.after.unwrap();
     assert!(after.is_sealed());
     assert!(after.offset >= before.offset);
@@ -82,15 +88,26 @@ impl Drop for Relay {
 }
 
 impl Relay {
-    async fn start(to: u16) -> Self {
+    /// `first_late`: the first connection itself is held back too.
+    async fn start(to: u16, first_late: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (held_tx, held) = tokio::sync::watch::channel(false);
         let (release, wait) = tokio::sync::watch::channel(false);
+        let released = release.clone();
         let task = tokio::spawn(async move {
+            let mut late = first_late;
             while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
-                tokio::spawn(relay(client, server, held_tx.clone(), wait.clone()));
+                let (held, release, mut wait) = (held_tx.clone(), released.clone(), wait.clone());
+                let wait_first = std::mem::take(&mut late);
+                tokio::spawn(async move {
+                    if wait_first {
+                        held.send_replace(true);
+                        let _ = wait.wait_for(|r| *r).await;
+                    }
+                    let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                    relay(client, server, held, release).await;
+                });
             }
         });
         Self { port, held, release, task }
@@ -106,16 +123,21 @@ async fn relay(
     client: TcpStream,
     server: TcpStream,
     held: tokio::sync::watch::Sender<bool>,
-    mut release: tokio::sync::watch::Receiver<bool>,
+    release: tokio::sync::watch::Sender<bool>,
 ) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let back = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
     let mut buf = vec![0; 4096];
     while let Ok(n @ 1..) = from_client.read(&mut buf).await {
-        if buf[..n].windows(3).any(|w| w == b"ONE") {
+        if holds(&buf[..n], "ONE") {
             held.send_replace(true);
-            let _ = release.wait_for(|r| *r).await;
+            let _ = release.subscribe().wait_for(|r| *r).await;
+        }
+        // The worst moment: the fence is confirmed and about to close connections.
+        if holds(&buf[..n], "TYPE") {
+            release.send_replace(true);
+            sleep(Duration::from_millis(50)).await;
         }
         if to_server.write_all(&buf[..n]).await.is_err() {
             break;
@@ -126,9 +148,13 @@ async fn relay(
     let _ = back.await;
 }
 
+fn holds(bytes: &[u8], word: &str) -> bool {
+    bytes.windows(word.len()).any(|w| w == word.as_bytes())
+}
+
 /// Sends a promotion that does not get through, and drops its future.
 async fn stalled_promotion(server: &Server) -> (Relay, Commander) {
-    let relay = Relay::start(server.port).await;
+    let relay = Relay::start(server.port, false).await;
     let c = Commander::new(Endpoint::tcp("127.0.0.1", relay.port), Settings::default(), None);
     let run_id = c.info(in_time(1000)).await.unwrap().run_id;
     tokio::select! {
@@ -166,12 +192,41 @@ async fn a_late_promotion_does_not_arrive() {
 }
 
 #[tokio::test]
+async fn a_fence_from_another_process_does_not_let_a_late_promotion_stand() {
+    // The agent that sent NO ONE is dead; who fences now does not know its connection.
+    let server = Server::start(&crate::server::BORN_SEALED).await;
+    let (relay, _c) = stalled_promotion(&server).await;
+    let other = Commander::new(Endpoint::tcp("127.0.0.1", relay.port), Settings::default(), None);
+    assert_eq!(other.fence(BUDGETS).await.unwrap().outcome, FenceOutcome::Sealed);
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(role_of(&server).await, Role::Replica);
+}
+
+#[tokio::test]
 async fn a_dropped_promotion_is_killed_by_the_next_command_too() {
     let server = Server::start(&crate::server::BORN_SEALED).await;
     let (relay, c) = stalled_promotion(&server).await;
     assert!(c.seal(in_time(1000)).await.unwrap().after.is_sealed());
     relay.release.send_replace(true);
     sleep(Duration::from_millis(100)).await;
+    assert_eq!(role_of(&server).await, Role::Replica);
+}
+
+#[tokio::test]
+async fn a_promotion_that_connects_only_after_the_fence_sends_nothing() {
+    let server = Server::start(&crate::server::BORN_SEALED).await;
+    let run_id = commander(&server).info(in_time(1000)).await.unwrap().run_id;
+    let relay = Relay::start(server.port, true).await;
+    let c = Arc::new(Commander::new(Endpoint::tcp("127.0.0.1", relay.port), Settings::default(), None));
+    let promotion = tokio::spawn({
+        let c = c.clone();
+        async move { c.serve(&run_id, in_time(5000)).await }
+    });
+    relay.holds().await;
+    assert_eq!(c.fence(BUDGETS).await.unwrap().outcome, FenceOutcome::Sealed);
+    relay.release.send_replace(true);
+    let promotion = promotion.await.unwrap();
+    assert!(matches!(promotion, Err(Error::Fenced { .. })), "{promotion:?}");
     assert_eq!(role_of(&server).await, Role::Replica);
 }
 
@@ -291,4 +346,22 @@ async fn two_hundred_clients_are_closed_in_time_and_the_watcher_stays_calm() {
         })
         .await;
     assert!(matches!(info, InstanceEvent::Info { info, .. } if info.is_sealed()));
+}
+
+#[tokio::test]
+async fn a_replica_that_loads_serves_nothing_and_is_left_alive() {
+    let (p, _pc, _) = group(0, &[]).await;
+    p.ok(&["DEBUG", "POPULATE", "100000", "k", "20"]).await;
+    // 50 µs per key: five seconds of loading.
+    let slow = ["--key-load-delay", "50", "--loading-process-events-interval-bytes", "1024"];
+    let r = Server::start(&[&slow[..], &crate::server::BORN_SEALED].concat()).await;
+    let rc = commander(&r);
+    rc.follow("127.0.0.1", p.port, in_time(1000)).await.unwrap();
+    until(&rc, "loading", |i| i.loading).await;
+    let sealed = rc.seal(in_time(1000)).await;
+    assert!(matches!(sealed, Err(Error::Loading { .. })), "{sealed:?}");
+    let fenced = rc.fence(PATIENT).await.unwrap();
+    assert_eq!(fenced.outcome, FenceOutcome::LoadingReplica);
+    assert!(fenced.after.is_some_and(|i| i.sync_in_progress));
+    assert!(rc.info(in_time(1000)).await.unwrap().loading, "alive");
 }

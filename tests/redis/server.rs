@@ -81,6 +81,11 @@ impl Server {
         self.child = Some(command.spawn().expect("redis-server can be started"));
     }
 
+    /// The server under test: `REDIS_SERVER=/path/valkey-server` runs everything against Valkey.
+    pub(crate) fn name(&self) -> String {
+        std::env::var("REDIS_SERVER").unwrap_or("redis-server".into())
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
