@@ -79,8 +79,9 @@ pub(super) async fn fence(hands: Arc<Hands>, process: Option<ProcRef>) -> Report
         Ok(report) => match (&report.outcome, &report.after) {
             (FenceOutcome::Gone, _) => Some(Outcome::Dead),
             (FenceOutcome::Sealed, Some(info)) => Some(done(info, asked, whole(info))),
-            (FenceOutcome::LoadingReplica, Some(info)) => Some(done(info, asked, false)),
-            (_, None) => None,
+            // It serves nothing, but is not detached either: another try when it has loaded.
+            (FenceOutcome::LoadingReplica, _) => Some(Outcome::Failed { why: "it is loading".to_owned() }),
+            (FenceOutcome::Sealed, None) => None,
         },
         Err(_) => None,
     };
