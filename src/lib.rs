@@ -6,5 +6,6 @@
 //! The core decides and does no I/O; the shells act and decide nothing. ARCHITECTURE.md tells the protocol.
 
 pub mod cluster;
+pub mod config;
 pub mod decide;
 pub mod view;
