@@ -8,4 +8,5 @@
 pub mod cluster;
 pub mod config;
 pub mod decide;
+pub mod redis;
 pub mod view;

@@ -1,0 +1,229 @@
+//! The instance's own process: is it the one, does it make progress, has it exited, kill it.
+//!
+//! A [`ProcRef`] holds a pidfd, so a signal can never reach another process that got the same pid later, and its
+//! exit is known without polling (S7). A process is only taken for the instance's when its name is that of a
+//! Redis or Valkey server and it lives in this pid namespace. Killing is done when the caller says so, never here
+//! on its own account.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// The names under which a server process is known to the kernel.
+const SERVER_NAMES: [&str; 2] = ["redis-server", "valkey-server"];
+/// `PF_EXITING` of the kernel's task flags: the process is on its way out, its memory being freed.
+const PF_EXITING: u64 = 0x4;
+
+/// What the kernel says a process is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RunState {
+    /// On a CPU or waiting for one.
+    Running,
+    /// Waits for an event.
+    Sleeping,
+    /// Waits for a disk or another uninterruptible thing.
+    DiskSleep,
+    /// Stopped by a signal or a debugger: makes no progress until continued.
+    Stopped,
+    /// Dead, not yet reaped.
+    Zombie,
+    /// Another state.
+    Other(char),
+}
+
+/// A process's state and the CPU time it has had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProcessState {
+    /// User and system CPU time in clock ticks (10 ms each): two equal readings mean no progress between them.
+    pub ticks: u64,
+    /// What it is doing.
+    pub state: RunState,
+    /// It is exiting: killed, and the kernel frees its memory (a second or so for tens of GB).
+    pub exiting: bool,
+}
+
+/// Why a process could not be killed.
+#[derive(Debug, thiserror::Error)]
+pub enum KillError {
+    /// Another user's process.
+    #[error("pid {pid}: not permitted to kill it; run as root or the same user, grant CAP_KILL, or name its unit in redis_unit")]
+    NotPermitted {
+        /// The process.
+        pid: u32,
+    },
+    /// It had exited already.
+    #[error("pid {pid}: has exited already")]
+    Exited {
+        /// The process.
+        pid: u32,
+    },
+    /// Another failure of the system call.
+    #[error("pid {pid}: kill failed: {source}")]
+    System {
+        /// The process.
+        pid: u32,
+        /// The system's words.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A verified reference to the instance's process.
+#[derive(Clone, Debug)]
+pub struct ProcRef {
+    pid: u32,
+    start_ticks: u64,
+    pidfd: Arc<AsyncFd<OwnedFd>>,
+}
+
+impl ProcRef {
+    /// Takes hold of the server process with this pid. `None` if there is none, if it is not a Redis or Valkey
+    /// server, if it lives in another pid namespace, or if the kernel has no pidfd (before 5.3). Must be called
+    /// inside a tokio runtime and while a connection to the instance proves that the process lives.
+    pub fn open(pid: u32) -> Option<Self> {
+        let fd = pidfd_open(pid)?;
+        // Read after the pidfd is held: what is read is about the process that the pidfd names, or, when that
+        // exited and its pid was reused in between, the pidfd says so below.
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        if !SERVER_NAMES.contains(&comm.trim_end()) || in_other_namespace(pid) {
+            return None;
+        }
+        let start_ticks = read_stat(pid)?.start_ticks;
+        let pidfd = Arc::new(register(fd)?);
+        let proc = Self { pid, start_ticks, pidfd };
+        proc.is_alive().then_some(proc)
+    }
+
+    /// The pid in this namespace.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// CPU time and state now; `None` once it has exited.
+    pub fn progress(&self) -> Option<ProcessState> {
+        let stat = read_stat(self.pid)?;
+        (stat.start_ticks == self.start_ticks && stat.now.state != RunState::Zombie).then_some(stat.now)
+    }
+
+    /// It has not exited.
+    pub fn is_alive(&self) -> bool {
+        // Signal 0 only asks; a zombie still takes it, so its state is looked at as well.
+        let reaped = pidfd_signal(self.pidfd.get_ref(), 0).is_err_and(|e| e.raw_os_error() == Some(libc::ESRCH));
+        !reaped && self.progress().is_some()
+    }
+
+    /// Returns when it has exited.
+    pub async fn exited(&self) {
+        loop {
+            match self.pidfd.readable().await {
+                Ok(mut guard) if self.is_alive() => guard.clear_ready(),
+                Ok(_) => return,
+                // The reactor is gone with its runtime; no event can come any more.
+                Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Sends SIGKILL to exactly this process.
+    pub fn kill(&self) -> Result<(), KillError> {
+        let pid = self.pid;
+        match pidfd_signal(self.pidfd.get_ref(), libc::SIGKILL) {
+            Ok(()) => Ok(()),
+            Err(err) => Err(match err.raw_os_error() {
+                Some(libc::EPERM) => KillError::NotPermitted { pid },
+                Some(libc::ESRCH) => KillError::Exited { pid },
+                _ => KillError::System { pid, source: err },
+            }),
+        }
+    }
+}
+
+struct Stat {
+    now: ProcessState,
+    start_ticks: u64,
+}
+
+fn read_stat(pid: u32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Reads `/proc/<pid>/stat` (proc(5)): the name in field 2 may hold anything, so fields count from its last `)`.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let rest = &text[text.rfind(')')? + 1..];
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    let state = match fields.first()?.chars().next()? {
+        'R' => RunState::Running,
+        'S' | 'I' => RunState::Sleeping,
+        'D' => RunState::DiskSleep,
+        'T' | 't' => RunState::Stopped,
+        'Z' | 'X' => RunState::Zombie,
+        other => RunState::Other(other),
+    };
+    let ticks = number(14)?.checked_add(number(15)?)?;
+    let exiting = number(9)? & PF_EXITING != 0;
+    Some(Stat { now: ProcessState { ticks, state, exiting }, start_ticks: number(22)? })
+}
+
+/// A process in a container's pid namespace shows more than one id here; its INFO pid is not ours.
+fn in_other_namespace(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/status"))
+        .ok()
+        .and_then(|s| s.lines().find_map(|l| l.strip_prefix("NSpid:").map(|ids| ids.split_whitespace().count())))
+        .is_some_and(|n| n > 1)
+}
+
+#[allow(unsafe_code)]
+fn pidfd_open(pid: u32) -> Option<OwnedFd> {
+    let pid = libc::pid_t::try_from(pid).ok().filter(|pid| *pid > 0)?;
+    // SAFETY: pidfd_open takes two integers and touches no memory; a non-negative result is a new descriptor
+    // that nobody else owns.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, libc::PIDFD_NONBLOCK);
+        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+        Some(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+#[allow(unsafe_code)]
+fn register(fd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
+    // SAFETY: the AsyncFd owns the descriptor, which therefore stays open and the same as long as it is
+    // registered; nothing here closes it by number.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE).ok() }
+}
+
+#[allow(unsafe_code)]
+fn pidfd_signal(fd: &OwnedFd, signal: i32) -> io::Result<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is a pidfd owned by the caller for the whole call; a null siginfo is allowed and
+    // means what kill(2) would send.
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, no_info, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_with_a_wild_name() {
+        let text = "42 (redis) S 1) T 1 42 42 0 -1 4194564 1 0 0 0 7 5 0 0 20 0 5 0 1234 0 0";
+        let stat = parse_stat(text).unwrap();
+        assert_eq!(stat.now, ProcessState { ticks: 12, state: RunState::Stopped, exiting: true });
+        assert_eq!(stat.start_ticks, 1234);
+        assert!(parse_stat("42 (x").is_none());
+        assert!(parse_stat("").is_none());
+        assert!(parse_stat("1 (x) R 1").is_none());
+    }
+
+    #[tokio::test]
+    async fn only_servers_are_taken() {
+        assert!(ProcRef::open(std::process::id()).is_none(), "a test is no Redis server");
+        assert!(ProcRef::open(0).is_none());
+        assert!(ProcRef::open(u32::MAX).is_none());
+    }
+}

@@ -1,0 +1,369 @@
+//! Watches one instance: INFO at a pace on a connection of its own, and the signs of a crash.
+//!
+//! One request is outstanding at a time, however long the answer takes, so a hung instance gathers no queue. A
+//! crash is told at once when the verified process exits, or when the connection closes and a new one is refused
+//! (S7). A connection that was merely killed is replaced. Silence is told, never judged: how long is too long is
+//! the core's word. The watcher sends nothing but INFO.
+
+use super::conn::{Conn, Named, command, text_of};
+use super::error::{Error, GoneKind, from_server};
+use super::info::{Info, InfoError, LoadingProgress};
+use super::outbox::{InstanceEvent, Outbox, Silence};
+use super::process::ProcRef;
+use super::Endpoint;
+use std::future::pending;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// How a watcher spends its time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timing {
+    /// From one INFO to the next; changed later by [`Watcher::set_pace`].
+    pub pace: Duration,
+    /// A request unanswered for this long is told as silence …
+    pub silent_after: Duration,
+    /// … and again after each of these.
+    pub silent_every: Duration,
+    /// First wait before connecting anew; doubles up to `backoff_max`.
+    pub backoff_min: Duration,
+    /// Longest wait before connecting anew.
+    pub backoff_max: Duration,
+    /// Wait after a refused login or an answer that makes no sense: nothing that passes by itself in a moment.
+    pub backoff_misconfigured: Duration,
+    /// A connection silent for this long is replaced, in case it is the connection and not the instance. Doubles
+    /// up to 64 times, since a stopped instance keeps every connection in its accept queue.
+    pub replace_after: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            pace: Duration::from_millis(100),
+            silent_after: Duration::from_millis(100),
+            silent_every: Duration::from_millis(200),
+            backoff_min: Duration::from_millis(5),
+            backoff_max: Duration::from_millis(250),
+            backoff_misconfigured: Duration::from_secs(1),
+            replace_after: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Asks a watcher for an INFO now; what a [`Commander`](super::Commander) does after each command.
+#[derive(Clone, Debug)]
+pub struct Poke(Arc<Notify>);
+
+impl Poke {
+    /// Polls at once, or right after the answer that is awaited.
+    pub fn poll_now(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// A running watcher; dropping it ends it and closes its connection.
+#[derive(Debug)]
+pub struct Watcher {
+    pace: watch::Sender<Duration>,
+    poke: Poke,
+    process: Arc<Mutex<Option<ProcRef>>>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Watcher {
+    /// Starts watching. `events` gets what is seen; see [`InstanceEvent`] for what a slow listener misses.
+    pub fn spawn(endpoint: Endpoint, timing: Timing, events: mpsc::Sender<InstanceEvent>) -> Self {
+        let (pace, pace_rx) = watch::channel(timing.pace);
+        let poke = Poke(Arc::default());
+        let process: Arc<Mutex<Option<ProcRef>>> = Arc::default();
+        let outbox = Outbox::default();
+        let watch = Watch {
+            endpoint,
+            timing,
+            outbox: outbox.clone(),
+            pace: pace_rx,
+            poke: poke.0.clone(),
+            shared_process: process.clone(),
+            process: None,
+            looked_up: None,
+            waiting_since: None,
+            gone: false,
+            replace_after: timing.replace_after,
+        };
+        Self { pace, poke, process, tasks: [tokio::spawn(watch.run()), tokio::spawn(outbox.pump(events))] }
+    }
+
+    /// Changes the time from one INFO to the next; takes effect at once.
+    pub fn set_pace(&self, pace: Duration) {
+        self.pace.send_replace(pace);
+    }
+
+    /// A handle that asks for an INFO now.
+    pub fn poke(&self) -> Poke {
+        self.poke.clone()
+    }
+
+    /// The instance's process, if it runs on this host, was verified and has not exited.
+    pub fn process(&self) -> Option<ProcRef> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(ProcRef::is_alive)
+    }
+}
+
+/// How waiting for something ended.
+enum Waited<T> {
+    Done(T),
+    Exited,
+    Expired,
+}
+
+/// Why a connection was left.
+enum End {
+    /// Closed by the other side, or replaced: connect again without delay.
+    Closed,
+    /// The process exited.
+    Exited,
+    /// It answers, but badly.
+    Misconfigured,
+}
+
+struct Watch {
+    endpoint: Endpoint,
+    timing: Timing,
+    outbox: Outbox,
+    pace: watch::Receiver<Duration>,
+    poke: Arc<Notify>,
+    shared_process: Arc<Mutex<Option<ProcRef>>>,
+    process: Option<ProcRef>,
+    /// The run id whose process was looked up.
+    looked_up: Option<String>,
+    /// When the oldest request without an answer was sent.
+    waiting_since: Option<Instant>,
+    /// A crash was told and nothing has answered since.
+    gone: bool,
+    replace_after: Duration,
+}
+
+impl Watch {
+    async fn run(mut self) {
+        let mut backoff = self.timing.backoff_min;
+        loop {
+            let pause = match self.connect().await {
+                Waited::Done(Ok(conn)) => {
+                    let connected = Instant::now();
+                    let end = self.watch(conn).await;
+                    // A connection that lived is no part of a series of failures.
+                    if connected.elapsed() > self.timing.backoff_max {
+                        backoff = self.timing.backoff_min;
+                    }
+                    match end {
+                        End::Closed if backoff == self.timing.backoff_min => Duration::ZERO,
+                        End::Closed => backoff,
+                        End::Exited => self.exited(backoff),
+                        End::Misconfigured => self.timing.backoff_misconfigured,
+                    }
+                }
+                Waited::Done(Err(err)) => self.connect_failed(err, backoff),
+                Waited::Exited => self.exited(backoff),
+                Waited::Expired => backoff,
+            };
+            backoff = (backoff * 2).min(self.timing.backoff_max);
+            let process = self.process.clone();
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = exit_of(process.as_ref()) => { self.exited(pause); }
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Waited<Result<Conn, Error>> {
+        let endpoint = self.endpoint.clone();
+        let limit = self.replace_after;
+        self.wait(limit, Conn::open_unbounded(&endpoint)).await
+    }
+
+    /// Waits for an answer, telling silence meanwhile.
+    async fn wait<T>(&mut self, limit: Duration, answer: impl Future<Output = T>) -> Waited<T> {
+        let started = Instant::now();
+        let since = *self.waiting_since.get_or_insert(started);
+        let mut tell = started + self.timing.silent_after;
+        let process = self.process.clone();
+        let mut answer = pin!(answer);
+        let mut exit = pin!(exit_of(process.as_ref()));
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut exit => return Waited::Exited,
+                done = &mut answer => return Waited::Done(done),
+                () = sleep_until(tell) => {
+                    let process = process.as_ref().and_then(ProcRef::progress);
+                    self.outbox.put(InstanceEvent::Silent(Silence { since: since.elapsed(), process }));
+                    if started.elapsed() >= limit {
+                        self.replace_after = (self.replace_after * 2).min(self.timing.replace_after * 64);
+                        return Waited::Expired;
+                    }
+                    tell += self.timing.silent_every;
+                }
+            }
+        }
+    }
+
+    /// Polls over one connection until it ends.
+    async fn watch(&mut self, mut conn: Conn) -> End {
+        let question = [command("INFO", &["INFO"])];
+        let closed = conn.closed();
+        let mut closed = pin!(closed);
+        loop {
+            match self.poll(&mut conn, &question).await {
+                Ok(()) => {}
+                Err(end) => return end,
+            }
+            let process = self.process.clone();
+            let asked = Instant::now();
+            loop {
+                let pace = *self.pace.borrow_and_update();
+                tokio::select! {
+                    biased;
+                    () = exit_of(process.as_ref()) => return End::Exited,
+                    () = &mut closed => return End::Closed,
+                    () = self.poke.notified() => break,
+                    () = sleep_until(asked + pace) => break,
+                    changed = self.pace.changed() => if changed.is_err() { pending::<()>().await },
+                }
+            }
+        }
+    }
+
+    async fn poll(&mut self, conn: &mut Conn, question: &[Named]) -> Result<(), End> {
+        let asked = Instant::now();
+        let limit = self.replace_after;
+        let answers = match self.wait(limit, conn.batch_unbounded(question)).await {
+            Waited::Exited => return Err(End::Exited),
+            Waited::Expired => return Err(End::Closed),
+            Waited::Done(Err(Error::Closed { .. })) => return Err(End::Closed),
+            Waited::Done(Err(err)) => return Err(self.nonsense(&err)),
+            Waited::Done(Ok(answers)) => answers,
+        };
+        self.answered();
+        match answers.into_iter().next() {
+            Some(Ok(value)) => {
+                let parsed = text_of(&value).ok_or(InfoError::NotText).and_then(|text| Info::parse(&text));
+                match parsed {
+                    Ok(info) => self.tell(conn, info, asked.elapsed()),
+                    Err(source) => {
+                        let target = conn.target().to_owned();
+                        return Err(self.nonsense(&Error::Info { target, source }));
+                    }
+                }
+            }
+            Some(Err(refusal)) => match from_server(conn.target(), "INFO", &refusal) {
+                Error::Loading { .. } => self.outbox.put(InstanceEvent::Loading(LoadingProgress::default())),
+                Error::Busy { .. } => self.outbox.put(InstanceEvent::Busy),
+                err @ Error::Auth { .. } => {
+                    self.outbox.put(InstanceEvent::AuthFailed { detail: err.to_string() });
+                    return Err(End::Misconfigured);
+                }
+                err => return Err(self.nonsense(&err)),
+            },
+            None => return Err(End::Misconfigured),
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, conn: &Conn, info: Info, took: Duration) {
+        let peer = conn.peer();
+        // Looked up once for each start of the instance; its connection, open now, proves that it lives.
+        if peer.local && self.looked_up.as_ref() != Some(&info.run_id) {
+            self.set_process(ProcRef::open(peer.pid.unwrap_or(info.pid)));
+            self.looked_up = Some(info.run_id.clone());
+        }
+        if info.loading || info.async_loading {
+            self.outbox.put(InstanceEvent::Loading(info.loading_progress.unwrap_or_default()));
+        }
+        self.outbox.put(InstanceEvent::Info { info: Box::new(info), took });
+    }
+
+    fn answered(&mut self) {
+        self.waiting_since = None;
+        self.gone = false;
+        self.replace_after = self.timing.replace_after;
+    }
+
+    fn nonsense(&mut self, err: &Error) -> End {
+        self.outbox.put(InstanceEvent::ProtocolNonsense { detail: err.to_string() });
+        End::Misconfigured
+    }
+
+    fn connect_failed(&mut self, err: Error, backoff: Duration) -> Duration {
+        let detail = err.to_string();
+        match err {
+            Error::Gone { kind, .. } => {
+                self.crashed(kind);
+                backoff
+            }
+            Error::Auth { .. } => {
+                self.answered();
+                self.outbox.put(InstanceEvent::AuthFailed { detail });
+                self.timing.backoff_misconfigured
+            }
+            Error::Unreachable { .. } | Error::Full { .. } => {
+                self.outbox.put(InstanceEvent::Unreachable { detail });
+                backoff
+            }
+            // The login was cut: either it died this moment, then the next try is refused, or a fence closes all.
+            Error::Closed { .. } => backoff,
+            Error::Loading { .. } => {
+                self.answered();
+                self.outbox.put(InstanceEvent::Loading(LoadingProgress::default()));
+                backoff
+            }
+            Error::Busy { .. } => {
+                self.answered();
+                self.outbox.put(InstanceEvent::Busy);
+                backoff
+            }
+            _ => {
+                self.outbox.put(InstanceEvent::ProtocolNonsense { detail });
+                self.timing.backoff_misconfigured
+            }
+        }
+    }
+
+    fn exited(&mut self, pause: Duration) -> Duration {
+        self.crashed(GoneKind::ProcessExited);
+        pause
+    }
+
+    fn crashed(&mut self, kind: GoneKind) {
+        // A process that is still alive and refuses keeps its reference: it may have to be killed.
+        if self.process.as_ref().is_some_and(|p| !p.is_alive()) {
+            self.set_process(None);
+        }
+        self.waiting_since = None;
+        self.replace_after = self.timing.replace_after;
+        if !self.gone {
+            self.gone = true;
+            self.outbox.put(InstanceEvent::Gone(kind));
+        }
+    }
+
+    fn set_process(&mut self, process: Option<ProcRef>) {
+        self.process.clone_from(&process);
+        *self.shared_process.lock().unwrap_or_else(PoisonError::into_inner) = process;
+    }
+}
+
+async fn exit_of(process: Option<&ProcRef>) {
+    match process {
+        Some(process) => process.exited().await,
+        None => pending().await,
+    }
+}
