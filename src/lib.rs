@@ -10,3 +10,4 @@ pub mod config;
 pub mod decide;
 pub mod redis;
 pub mod view;
+pub mod vip;
