@@ -2,7 +2,9 @@
 //!
 //! The crate's map, lowest layer first; imports point down (a test holds the code to it):
 //! - layer 0: [`cluster`] (vocabulary, replicated state, `apply`)
+//! - layer 2: [`wire`] (authenticated, encrypted peer connections)
 //!
 //! The core decides and does no I/O; the shells act and decide nothing. ARCHITECTURE.md tells the protocol.
 
 pub mod cluster;
+pub mod wire;
