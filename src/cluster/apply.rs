@@ -4,8 +4,8 @@
 
 use super::command::{Command, Expect, GroupCommand, GroupIntro, GuardianChange, PhaseKind};
 use super::state::{
-    Change, Follower, FormerQuorum, Group, HISTORY_LIMIT, Incumbent, Member, Node, Phase, START_LIMIT, Start, State,
-    Why, majority,
+    Change, Follower, FormerQuorum, Group, HISTORY_LIMIT, Incumbent, Member, Node, Phase,
+    START_LIMIT, Start, State, Why, majority,
 };
 use super::words::{GroupName, NodeId, RunId, Version};
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,9 @@ pub enum Rejection {
     #[error("that name or number belongs to another node")]
     Taken,
     /// The node is a guardian, a primary or a follower.
-    #[error("node {0} is still needed: it is a guardian, a primary, or may hold acknowledged writes")]
+    #[error(
+        "node {0} is still needed: it is a guardian, a primary, or may hold acknowledged writes"
+    )]
     StillNeeded(NodeId),
     /// A change of guardians is under way, or not far enough.
     #[error("a change of guardians is under way")]
@@ -54,9 +56,18 @@ impl State {
         match command {
             Command::AddNode { node, record } => self.add_node(*node, record),
             Command::RemoveNode { node } => self.remove_node(*node),
-            Command::Introduce { node, address, lease, groups } => self.introduce(*node, address, *lease, groups),
+            Command::Introduce {
+                node,
+                address,
+                lease,
+                groups,
+            } => self.introduce(*node, address, *lease, groups),
             Command::Guardians(change) => self.change_guardians(change),
-            Command::Group { group, expect, change } => {
+            Command::Group {
+                group,
+                expect,
+                change,
+            } => {
                 let group = self.groups.get_mut(group).ok_or(Rejection::NoSuchGroup)?;
                 group.apply(*expect, change)?;
                 group.version = group.version.next();
@@ -67,7 +78,8 @@ impl State {
 
     fn add_node(&mut self, id: NodeId, record: &Node) -> Outcome {
         let taken = self.nodes.iter().any(|(other, node)| {
-            (*other == id && node.incarnation != record.incarnation) || (*other != id && node.name == record.name)
+            (*other == id && node.incarnation != record.incarnation)
+                || (*other != id && node.name == record.name)
         });
         if taken || (id < self.next_node && !self.nodes.contains_key(&id)) {
             return Err(Rejection::Taken);
@@ -84,7 +96,8 @@ impl State {
         if !self.nodes.contains_key(&id) {
             return Err(Rejection::NoSuchNode(id));
         }
-        let needed = self.guardians.all().contains(&id) || self.groups.values().any(|group| group.is_candidate(id));
+        let needed = self.guardians.all().contains(&id)
+            || self.groups.values().any(|group| group.is_candidate(id));
         if needed {
             return Err(Rejection::StillNeeded(id));
         }
@@ -98,8 +111,18 @@ impl State {
         Ok(())
     }
 
-    fn introduce(&mut self, id: NodeId, address: &str, lease: Duration, groups: &[GroupIntro]) -> Outcome {
-        let before = (self.nodes.get(&id).cloned(), self.lease, self.groups.clone());
+    fn introduce(
+        &mut self,
+        id: NodeId,
+        address: &str,
+        lease: Duration,
+        groups: &[GroupIntro],
+    ) -> Outcome {
+        let before = (
+            self.nodes.get(&id).cloned(),
+            self.lease,
+            self.groups.clone(),
+        );
         let node = self.nodes.get_mut(&id).ok_or(Rejection::NoSuchNode(id))?;
         node.introduced = true;
         address.clone_into(&mut node.address);
@@ -112,7 +135,13 @@ impl State {
                 .or_insert_with(|| Group::new(intro.durability))
                 .introduce(id, intro);
         }
-        if before == (self.nodes.get(&id).cloned(), self.lease, self.groups.clone()) {
+        if before
+            == (
+                self.nodes.get(&id).cloned(),
+                self.lease,
+                self.groups.clone(),
+            )
+        {
             return Err(Rejection::Nothing);
         }
         Ok(())
@@ -121,7 +150,11 @@ impl State {
     fn change_guardians(&mut self, change: &GuardianChange) -> Outcome {
         match change {
             GuardianChange::Begin { next } => self.begin_guardians(next),
-            GuardianChange::Renewed { group, epoch, version } => self.guardians_renewed(group, *epoch, *version),
+            GuardianChange::Renewed {
+                group,
+                epoch,
+                version,
+            } => self.guardians_renewed(group, *epoch, *version),
             GuardianChange::Finish { version } => self.finish_guardians(*version),
         }
     }
@@ -146,7 +179,12 @@ impl State {
         Ok(())
     }
 
-    fn guardians_renewed(&mut self, group: &GroupName, epoch: super::Epoch, version: Version) -> Outcome {
+    fn guardians_renewed(
+        &mut self,
+        group: &GroupName,
+        epoch: super::Epoch,
+        version: Version,
+    ) -> Outcome {
         let found = self.groups.get(group).ok_or(Rejection::NoSuchGroup)?;
         if found.epoch != epoch || matches!(found.phase, Phase::Sealing { .. }) {
             return Err(Rejection::Outdated { epoch: found.epoch });
@@ -164,7 +202,10 @@ impl State {
     /// waits: its seal needs both majorities.
     fn finish_guardians(&mut self, version: Version) -> Outcome {
         let ready = self.guardians.version == version
-            && self.groups.keys().all(|group| self.guardians.renewed.contains(group));
+            && self
+                .groups
+                .keys()
+                .all(|group| self.guardians.renewed.contains(group));
         if !ready {
             return Err(Rejection::GuardiansBusy);
         }
@@ -185,7 +226,11 @@ impl Group {
             }
             return;
         }
-        let member = Member { announce: intro.announce.clone(), priority: intro.priority, adopted: false };
+        let member = Member {
+            announce: intro.announce.clone(),
+            priority: intro.priority,
+            adopted: false,
+        };
         self.members.insert(id, member);
         self.version = self.version.next();
         self.fit_quorum();
@@ -195,8 +240,14 @@ impl Group {
     fn fit_quorum(&mut self) {
         let fitting = u32::try_from(majority(self.members.len())).unwrap_or(u32::MAX);
         if fitting > self.quorum && self.primary.is_some() {
-            let old = self.former_quorum.as_ref().map_or(self.quorum, |former| former.quorum);
-            self.former_quorum = Some(FormerQuorum { quorum: old, since: self.version });
+            let old = self
+                .former_quorum
+                .as_ref()
+                .map_or(self.quorum, |former| former.quorum);
+            self.former_quorum = Some(FormerQuorum {
+                quorum: old,
+                since: self.version,
+            });
         }
         self.quorum = fitting;
     }
@@ -212,8 +263,15 @@ impl Group {
             GroupCommand::SwitchOff => self.switch_off(),
             GroupCommand::Follow { node, run_id } => self.follow(*node, run_id),
             GroupCommand::Leaving { node } => {
-                let follower = self.followers.get_mut(node).ok_or(Rejection::NoSuchNode(*node))?;
-                if std::mem::replace(&mut follower.leaving, true) { Err(Rejection::Nothing) } else { Ok(()) }
+                let follower = self
+                    .followers
+                    .get_mut(node)
+                    .ok_or(Rejection::NoSuchNode(*node))?;
+                if std::mem::replace(&mut follower.leaving, true) {
+                    Err(Rejection::Nothing)
+                } else {
+                    Ok(())
+                }
             }
             GroupCommand::Left { node } => match self.followers.get(node) {
                 Some(follower) if follower.leaving => {
@@ -223,7 +281,9 @@ impl Group {
                 _ => Err(Rejection::NoSuchNode(*node)),
             },
             GroupCommand::Drop { node } => {
-                self.followers.remove(node).ok_or(Rejection::NoSuchNode(*node))?;
+                self.followers
+                    .remove(node)
+                    .ok_or(Rejection::NoSuchNode(*node))?;
                 self.departed.insert(*node, self.version.next());
                 Ok(())
             }
@@ -234,9 +294,11 @@ impl Group {
                 }
                 _ => Err(Rejection::Nothing),
             },
-            GroupCommand::Settled { node } => {
-                self.departed.remove(node).map(|_| ()).ok_or(Rejection::NoSuchNode(*node))
-            }
+            GroupCommand::Settled { node } => self
+                .departed
+                .remove(node)
+                .map(|_| ())
+                .ok_or(Rejection::NoSuchNode(*node)),
             _ => self.apply_setting(change),
         }
     }
@@ -247,7 +309,9 @@ impl Group {
                 if self.is_candidate(*node) {
                     return Err(Rejection::StillNeeded(*node));
                 }
-                self.members.remove(node).ok_or(Rejection::NoSuchNode(*node))?;
+                self.members
+                    .remove(node)
+                    .ok_or(Rejection::NoSuchNode(*node))?;
                 self.fit_quorum();
                 Ok(())
             }
@@ -257,7 +321,10 @@ impl Group {
             }
             GroupCommand::Resume => self.pause.take().map(|_| ()).ok_or(Rejection::Nothing),
             GroupCommand::SetPriority { node, priority } => {
-                let member = self.members.get_mut(node).ok_or(Rejection::NoSuchNode(*node))?;
+                let member = self
+                    .members
+                    .get_mut(node)
+                    .ok_or(Rejection::NoSuchNode(*node))?;
                 member.priority = *priority;
                 Ok(())
             }
@@ -286,7 +353,10 @@ impl Group {
             Phase::Sealing { .. } => PhaseKind::Sealing,
             Phase::Switching { .. } => PhaseKind::Switching,
         };
-        Expect { epoch: self.epoch, phase }
+        Expect {
+            epoch: self.epoch,
+            phase,
+        }
     }
 
     fn seal(&mut self, why: Why) -> Outcome {
@@ -295,38 +365,66 @@ impl Group {
         }
         let why = match &self.phase {
             // The surrender that ends a handover is the operator's doing, not a fault.
-            Phase::Switching { why: planned, .. } if matches!(why, Why::Operator | Why::Shutdown) => *planned,
+            Phase::Switching { why: planned, .. }
+                if matches!(why, Why::Operator | Why::Shutdown) =>
+            {
+                *planned
+            }
             _ => why,
         };
-        self.phase = Phase::Sealing { next: self.epoch.next(), why };
+        self.phase = Phase::Sealing {
+            next: self.epoch.next(),
+            why,
+        };
         Ok(())
     }
 
     fn promote(&mut self, change: &GroupCommand) -> Outcome {
-        let GroupCommand::Promote { successor, run_id, start, guarantee, at_unix_ms } = change else {
+        let GroupCommand::Promote {
+            successor,
+            run_id,
+            start,
+            guarantee,
+            at_unix_ms,
+        } = change
+        else {
             return Err(Rejection::Nothing);
         };
         let Phase::Sealing { next, why } = self.phase.clone() else {
             return Err(Rejection::Outdated { epoch: self.epoch });
         };
-        let member = self.members.get_mut(successor).ok_or(Rejection::NoSuchNode(*successor))?;
+        let member = self
+            .members
+            .get_mut(successor)
+            .ok_or(Rejection::NoSuchNode(*successor))?;
         if member.priority == 0 {
             return Err(Rejection::NotPromotable(*successor));
         }
         member.adopted = true;
-        let from = self.primary.replace(Incumbent { node: *successor, run_id: run_id.clone() });
+        let from = self.primary.replace(Incumbent {
+            node: *successor,
+            run_id: run_id.clone(),
+        });
         if let Some(old) = &from
             && old.node != *successor
             && self.members.contains_key(&old.node)
         {
-            let follower = Follower { since: self.version.next(), run_id: old.run_id.clone(), leaving: false };
+            let follower = Follower {
+                since: self.version.next(),
+                run_id: old.run_id.clone(),
+                leaving: false,
+            };
             self.followers.insert(old.node, follower);
         }
         self.followers.remove(successor);
         self.departed.remove(successor);
         self.epoch = next;
         self.phase = Phase::Stable;
-        let begun = Start { successor: *successor, run_id: run_id.clone(), offset: *start };
+        let begun = Start {
+            successor: *successor,
+            run_id: run_id.clone(),
+            offset: *start,
+        };
         self.starts.insert(next, begun);
         while self.starts.len() > START_LIMIT {
             self.starts.pop_first();
@@ -349,8 +447,14 @@ impl Group {
         if !matches!(self.phase, Phase::Stable) {
             return Err(Rejection::Outdated { epoch: self.epoch });
         }
-        let fit = self.followers.get(&to).is_some_and(|follower| !follower.leaving)
-            && self.members.get(&to).is_some_and(|member| member.priority > 0);
+        let fit = self
+            .followers
+            .get(&to)
+            .is_some_and(|follower| !follower.leaving)
+            && self
+                .members
+                .get(&to)
+                .is_some_and(|member| member.priority > 0);
         if !fit {
             return Err(Rejection::NotPromotable(to));
         }
@@ -370,9 +474,16 @@ impl Group {
         if self.primary_node() == Some(node) || matches!(self.phase, Phase::Sealing { .. }) {
             return Err(Rejection::Outdated { epoch: self.epoch });
         }
-        let member = self.members.get_mut(&node).ok_or(Rejection::NoSuchNode(node))?;
+        let member = self
+            .members
+            .get_mut(&node)
+            .ok_or(Rejection::NoSuchNode(node))?;
         member.adopted = true;
-        let entry = Follower { since: self.version.next(), run_id: run_id.clone(), leaving: false };
+        let entry = Follower {
+            since: self.version.next(),
+            run_id: run_id.clone(),
+            leaving: false,
+        };
         self.followers.insert(node, entry);
         Ok(())
     }

@@ -114,7 +114,10 @@ impl Group {
         Self {
             version: Version(1),
             epoch: Epoch(0),
-            phase: Phase::Sealing { next: Epoch(1), why: Why::FirstStart },
+            phase: Phase::Sealing {
+                next: Epoch(1),
+                why: Why::FirstStart,
+            },
             primary: None,
             members: BTreeMap::new(),
             quorum: 1,
@@ -131,8 +134,13 @@ impl Group {
 
     /// R: how many sealed reports with lineage prove that every acknowledged write is among them (S5).
     pub fn reports_needed(&self) -> usize {
-        let quorum = self.former_quorum.as_ref().map_or(self.quorum, |former| former.quorum.min(self.quorum));
-        (self.followers.len() + 2).saturating_sub(quorum as usize).max(1)
+        let quorum = self
+            .former_quorum
+            .as_ref()
+            .map_or(self.quorum, |former| former.quorum.min(self.quorum));
+        (self.followers.len() + 2)
+            .saturating_sub(quorum as usize)
+            .max(1)
     }
 
     /// Whether `node` may be promoted by itself: the primary of the epoch, or in F and not leaving (S5).

@@ -2,6 +2,7 @@
 //! come back, and how soon that is told.
 
 mod admission;
+mod dead_host;
 mod traffic;
 
 use std::{
