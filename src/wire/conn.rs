@@ -34,6 +34,9 @@ use super::{
 const MAX_ADDRESSES: usize = 4;
 /// Name look-ups at once; the system's resolver blocks a thread for as long as it likes.
 static LOOKUPS: Semaphore = Semaphore::const_new(4);
+/// Chunks sealed or opened in a row before other tasks get their turn: a large message must not hold up the runtime's
+/// only thread, which renews leases.
+const TURN: u32 = 4;
 /// An idle connection is probed after this long, and then as often.
 const KEEPALIVE_S: u32 = 1;
 /// Probes without an answer that end a connection, where the stall bound does not end it first.
@@ -105,6 +108,7 @@ pub struct ConnSender<W = OwnedWriteHalf> {
     /// What is left of the frame being sent.
     sending: Option<Chunker>,
     plain: Vec<u8>,
+    turn: u32,
     sealed: Vec<u8>,
     max: usize,
     stall: Duration,
@@ -117,6 +121,7 @@ pub struct ConnReceiver<R = OwnedReadHalf> {
     noise: Arc<StatelessTransportState>,
     nonce: u64,
     plain: Vec<u8>,
+    turn: u32,
     assembler: Assembler,
     /// By when the message that has begun must go on.
     due: Option<Instant>,
@@ -157,6 +162,7 @@ impl<W: AsyncWrite + Unpin> ConnSender<W> {
             out: BytesMut::new(),
             sending: None,
             plain: Vec::new(),
+            turn: 0,
             sealed: Vec::new(),
             max,
             stall,
@@ -206,6 +212,9 @@ impl<W: AsyncWrite + Unpin> ConnSender<W> {
                 self.sending = None;
             }
             self.seal()?;
+            if self.sending.is_some() {
+                take_turns(&mut self.turn).await;
+            }
         }
     }
 
@@ -232,6 +241,7 @@ impl<R: AsyncRead + Unpin> ConnReceiver<R> {
             noise,
             nonce: 0,
             plain: Vec::new(),
+            turn: 0,
             assembler: Assembler::new(max),
             due: None,
             stall,
@@ -279,9 +289,19 @@ impl<R: AsyncRead + Unpin> ConnReceiver<R> {
                     self.due = None;
                     return Ok(frame);
                 }
-                None => self.due = Some(Instant::now() + self.stall),
+                None => {
+                    self.due = Some(Instant::now() + self.stall);
+                    take_turns(&mut self.turn).await;
+                }
             }
         }
+    }
+}
+
+async fn take_turns(turn: &mut u32) {
+    *turn = turn.wrapping_add(1);
+    if turn.is_multiple_of(TURN) {
+        tokio::task::yield_now().await;
     }
 }
 
