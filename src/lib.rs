@@ -11,3 +11,4 @@ pub mod decide;
 pub mod redis;
 pub mod view;
 pub mod vip;
+pub mod wire;

@@ -207,8 +207,8 @@ pub enum Task {
     Serve,
     /// S10, up to the frozen offset reached by the successor.
     Handover,
-    /// Set min-replicas-to-write.
-    Tune,
+    /// Set min-replicas-to-write to this.
+    Tune(u32),
     /// Kill a hung process.
     Kill,
     /// Stop a script that blocks the instance.

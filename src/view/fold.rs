@@ -207,7 +207,7 @@ impl View {
         let now = self.now;
         let Some(seat) = self.seats.get_mut(name) else { return };
         match seen {
-            Sight::Info(info) => return self.fold_info(name, info),
+            Sight::Info(info) => self.fold_info(name, info),
             Sight::Loading => seat.instance.condition = Condition::Loading,
             Sight::Busy => {
                 if !matches!(seat.instance.condition, Condition::Busy { .. }) {
@@ -339,6 +339,7 @@ impl View {
                 seat.instance.posture = Posture::Serving(epoch);
                 seat.lease.renew_now = true;
             }
+            Task::Tune(value) => seat.instance.tuned = seat.instance.run_id().cloned().map(|run_id| (run_id, value)),
             _ => {}
         }
         if matches!(task, Task::Seal | Task::Fence) {
