@@ -5,8 +5,10 @@
 //!
 //! The core decides and does no I/O; the shells act and decide nothing. ARCHITECTURE.md tells the protocol.
 
+pub mod agent;
 pub mod cluster;
 pub mod config;
+pub mod ctl;
 pub mod decide;
 pub mod redis;
 pub mod view;
