@@ -16,7 +16,7 @@ mod reason;
 mod talk;
 
 pub use choose::{Choice, Chosen, choose};
-pub use reason::Reason;
+pub use reason::{Reason, why_text};
 
 use crate::cluster::{Command, Durability, Epoch, GroupIntro, GroupName, Local, NodeId, RunId, Why};
 use crate::view::{Event, FollowTarget, Item, Moment, Noted, Task, Topic, View, What};

@@ -129,7 +129,7 @@ impl fmt::Display for Reason {
 }
 
 /// A change's cause in words.
-pub(super) fn why_text(why: Why) -> &'static str {
+pub fn why_text(why: Why) -> &'static str {
     match why {
         Why::FirstStart => "first start",
         Why::InstanceCrashed => "the primary's process died",
