@@ -5,7 +5,9 @@
 use super::Agent;
 use crate::cluster::{Command, Epoch, Group, GroupCommand, GroupName, NodeId, Pause, Phase, Why};
 use crate::ctl::protocol::{Done, GroupDone, MembersReport, RefusalKind, Request, Response, Switched};
-use crate::ctl::status::{HostFacts, RaftFacts, StatusReport, status};
+use crate::ctl::report::StatusReport;
+use crate::ctl::status::{HostFacts, RaftFacts, status};
+use crate::decide::Decision;
 use crate::raft::Control;
 use crate::view::{Moment, View, What};
 use crate::wire::Fault;
@@ -64,7 +66,12 @@ fn open(reply: &Reply) -> bool {
 pub(super) fn before_membership(node: &str, request: &Request, waiting: &str) -> Response {
     match request {
         Request::Status {} => {
-            let mut report = StatusReport::waiting(node, waiting);
+            let facts = RaftFacts { waiting: Some(waiting.to_owned()), ..RaftFacts::default() };
+            let now = super::clock::now();
+            let view =
+                View::new(NodeId(0), now, Arc::default(), Default::default(), &BTreeMap::new(), Default::default());
+            let mut report = status(&view, &Decision::default(), &facts, &HostFacts::default());
+            node.clone_into(&mut report.node);
             report.now_unix_ms = super::clock::unix_ms();
             Response::Status(Box::new(report))
         }

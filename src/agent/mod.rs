@@ -23,7 +23,7 @@ use crate::ctl::status::HostFacts;
 use crate::decide::{Action, Decision, Policy, step};
 use crate::raft::{Formation, Founding, Inbox, Options, RaftNode};
 use crate::store::Store;
-use crate::view::{Event, Item, Moment, Stamp, View, What};
+use crate::view::{Event, Item, Stamp, View, What};
 use crate::wire;
 use anyhow::Context as _;
 use desk::Desk;
@@ -73,7 +73,8 @@ pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<()> {
         std::fs::create_dir_all(parent).with_context(|| format!("{} cannot be made", parent.display()))?;
     }
     let (asked_tx, mut asked) = mpsc::channel::<Asked>(DESK_QUEUE);
-    let _socket = server::serve(&config.control_socket, asked_tx).await?;
+    let socket = server::Server::bind(&config.control_socket).await?;
+    tokio::spawn(socket.run(asked_tx));
     let options = Options {
         name: config.node.name.clone(),
         address: config.node.address.to_string(),

@@ -1,0 +1,70 @@
+//! What Raft knows, told to the agent: leadership that is believed only while a quorum confirms it.
+
+use super::{Formation, Inner, Leadership, Metrics, Raft};
+use crate::store::boottime;
+use openraft::{Instant as _, ServerState};
+use openraft::type_config::async_runtime::watch::WatchReceiver;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(super) async fn run(inner: Arc<Inner>, raft: Raft) {
+    let mut metrics = raft.metrics();
+    let mut applied = inner.store.applied();
+    let mut tick = tokio::time::interval(inner.timings.heartbeat);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut membership = None;
+    loop {
+        let now = metrics.borrow_watched().clone();
+        if let Err(fatal) = &now.running_state {
+            inner.formation.send_replace(Formation::Failed { why: fatal.to_string() });
+        }
+        let leadership = read(&inner, &now);
+        inner.leadership.send_if_modified(|last| {
+            let changed = *last != leadership;
+            *last = leadership;
+            changed
+        });
+        let seen = (now.membership_config.log_id().as_ref().map(|id| id.index), addresses(&inner));
+        if membership.as_ref() != Some(&seen) {
+            membership = Some(seen);
+            inner.follow_members();
+        }
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { return },
+            changed = applied.changed() => if changed.is_err() { return },
+            _ = tick.tick() => {}
+        }
+    }
+}
+
+fn addresses(inner: &Inner) -> Vec<String> {
+    inner.store.applied().borrow().state.nodes.values().map(|node| node.address.clone()).collect()
+}
+
+fn read(inner: &Inner, metrics: &Metrics) -> Leadership {
+    let membership = metrics.membership_config.membership();
+    let voters: std::collections::BTreeSet<_> = membership.voter_ids().collect();
+    let leads = metrics.state == ServerState::Leader && metrics.running_state.is_ok();
+    let alone = voters.len() == 1 && voters.contains(&metrics.id);
+    let age = if alone { Some(Duration::ZERO) } else { metrics.last_quorum_acked.map(|at| at.elapsed()) };
+    let age = age.filter(|_| leads);
+    let last = metrics.last_log_index.unwrap_or(0);
+    let lag: BTreeMap<_, _> = metrics
+        .replication
+        .iter()
+        .flatten()
+        .filter(|(id, _)| **id != metrics.id)
+        .map(|(id, matched)| (*id, last.saturating_sub(matched.as_ref().map_or(0, |at| at.index))))
+        .collect();
+    Leadership {
+        term: metrics.current_term,
+        leader: metrics.current_leader,
+        leading: age.is_some_and(|age| age < inner.timings.election_max),
+        quorum_acked_at: age.map(|age| boottime().saturating_sub(age)),
+        learners: membership.learner_ids().collect(),
+        voters,
+        last_applied: metrics.last_applied.map_or(0, |id| id.index),
+        lag,
+    }
+}

@@ -1,0 +1,153 @@
+//! Removing a node, in the one order that is safe whatever fails in between.
+//!
+//! First it no longer votes, then it is no longer a guardian (the agent's primary must have renewed under both sets,
+//! S12), then it leaves F and its groups, then the state forgets it, and last Raft does. A primary is never removed.
+//! Every step can be asked for again; a leader that finds a node forgotten by the state finishes the rest.
+
+use super::duty::{self, Step};
+use super::message::{self, LeaveReply, LeaveRequest, kind};
+use super::{Inner, LeaveError, Raft, locked, propose};
+use crate::cluster::{Command, Group, GroupCommand, GroupName, NodeId};
+use openraft::type_config::async_runtime::watch::WatchReceiver;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+const PAUSE: Duration = Duration::from_millis(20);
+/// For the guardians to follow, and for the whole of what one caller waits for.
+const GUARDIANS_BOUND: Duration = Duration::from_secs(10);
+const BOUND: Duration = Duration::from_secs(15);
+
+/// Asks the leader, wherever it is.
+pub(super) async fn ask(inner: &Arc<Inner>, name: &str) -> Result<(), LeaveError> {
+    let end = Instant::now() + BOUND;
+    let request = LeaveRequest { name: name.to_owned() };
+    loop {
+        let leader = inner.leadership.borrow().leader;
+        let reply = match leader {
+            Some(id) if Some(id) == inner.id() => answer(inner, request.clone()).await,
+            Some(id) => there(inner, id, &request, end).await,
+            None => LeaveReply::NotLeader,
+        };
+        match reply {
+            LeaveReply::Done => return Ok(()),
+            LeaveReply::Refused(why) => return Err(LeaveError::Refused(why)),
+            LeaveReply::NotLeader if Instant::now() >= end => return Err(LeaveError::NoLeader),
+            LeaveReply::NotLeader => sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn there(inner: &Inner, leader: NodeId, request: &LeaveRequest, end: Instant) -> LeaveReply {
+    let Some(body) = message::encode(request) else { return LeaveReply::NotLeader };
+    let left = end.saturating_duration_since(Instant::now());
+    match inner.peers.call(leader, kind::LEAVE, body, left).await {
+        Some(Ok(bytes)) => message::decode(&bytes).unwrap_or(LeaveReply::NotLeader),
+        _ => LeaveReply::NotLeader,
+    }
+}
+
+/// As the leader.
+pub(super) async fn answer(inner: &Arc<Inner>, request: LeaveRequest) -> LeaveReply {
+    let Some(raft) = inner.raft().filter(|_| inner.leadership.borrow().leading) else { return LeaveReply::NotLeader };
+    let state = inner.store.applied().borrow().state.clone();
+    let Some(id) = state.nodes.iter().find(|(_, node)| node.name == request.name).map(|(id, _)| *id) else {
+        return LeaveReply::Refused(format!("no node is named {}; see `mainstay members`", request.name));
+    };
+    if Some(id) == inner.id() {
+        return hand_over(inner, &request.name).await;
+    }
+    match remove(inner, raft, id).await {
+        Ok(()) => LeaveReply::Done,
+        Err(why) => LeaveReply::Refused(why),
+    }
+}
+
+/// The leader itself is to leave: another one must remove it.
+async fn hand_over(inner: &Inner, name: &str) -> LeaveReply {
+    let leadership = inner.leadership.borrow().clone();
+    let mut others: Vec<_> = leadership.voters.iter().filter(|id| Some(**id) != inner.id() && inner.peers.is_up(**id)).collect();
+    others.sort_by_key(|id| leadership.lag.get(id).copied().unwrap_or(u64::MAX));
+    let Some(next) = others.first() else {
+        return LeaveReply::Refused(format!("{name} leads and no other voter is connected that could"));
+    };
+    match propose::transfer(inner, **next).await {
+        Ok(()) => LeaveReply::NotLeader,
+        Err(error) => LeaveReply::Refused(format!("{name} leads, and leadership could not be handed over: {error}")),
+    }
+}
+
+struct Leaving<'a>(&'a Inner, NodeId);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        locked(&self.0.leaving).remove(&self.1);
+    }
+}
+
+/// Removes a node that is not this one.
+pub(super) async fn remove(inner: &Arc<Inner>, raft: &Raft, id: NodeId) -> Result<(), String> {
+    refuse_primary(inner, id)?;
+    locked(&inner.leaving).insert(id);
+    let _until_done = Leaving(inner, id);
+    {
+        let _alone = inner.changing.lock().await;
+        let voters: Vec<_> = raft.metrics().borrow_watched().membership_config.membership().voter_ids().collect();
+        if voters == [id] {
+            return Err("it is the only voter".to_owned());
+        }
+        if voters.contains(&id) {
+            duty::take(inner, raft, Step::Demote(id)).await?;
+        }
+    }
+    guardians_without(inner, id).await?;
+    let _alone = inner.changing.lock().await;
+    leave_groups(inner, raft, id).await?;
+    let known = inner.store.applied().borrow().state.nodes.contains_key(&id);
+    if known {
+        duty::take(inner, raft, Step::Propose(Command::RemoveNode { node: id })).await?;
+    }
+    duty::take(inner, raft, Step::Forget(id)).await
+}
+
+fn refuse_primary(inner: &Inner, id: NodeId) -> Result<(), String> {
+    let state = inner.store.applied().borrow().state.clone();
+    match state.groups.iter().find(|(_, group)| group.primary_node() == Some(id)) {
+        Some((name, _)) => Err(format!("it is the primary of {name}; run `mainstay switchover --group {name}` first")),
+        None => Ok(()),
+    }
+}
+
+/// Waits until the guardians have followed the voters.
+async fn guardians_without(inner: &Inner, id: NodeId) -> Result<(), String> {
+    let mut applied = inner.store.applied();
+    let gone = applied.wait_for(|applied| {
+        let guardians = &applied.state.guardians;
+        !guardians.all().contains(&id) && guardians.next.is_none()
+    });
+    match tokio::time::timeout(GUARDIANS_BOUND, gone).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(format!(
+            "it no longer votes, but the guardians have not followed within {GUARDIANS_BOUND:?}: every primary must hold a lease under the old and the new set; see `mainstay status`, then ask again"
+        )),
+    }
+}
+
+/// Takes the node out of F by the operator's word (S5), then out of its groups.
+async fn leave_groups(inner: &Inner, raft: &Raft, id: NodeId) -> Result<(), String> {
+    refuse_primary(inner, id)?;
+    let state = inner.store.applied().borrow().state.clone();
+    for (name, group) in &state.groups {
+        if group.followers.contains_key(&id) {
+            duty::take(inner, raft, Step::Propose(of_group(name, group, GroupCommand::Drop { node: id }))).await?;
+        }
+        if group.members.contains_key(&id) {
+            duty::take(inner, raft, Step::Propose(of_group(name, group, GroupCommand::RemoveMember { node: id }))).await?;
+        }
+    }
+    Ok(())
+}
+
+fn of_group(name: &GroupName, group: &Group, change: GroupCommand) -> Command {
+    Command::Group { group: name.clone(), expect: group.expect(), change }
+}

@@ -1,0 +1,152 @@
+//! Who may talk to this node: the members, by number, name and store, and guests who ask to become one.
+//!
+//! A node whose disk was emptied is a stranger, whatever its name says: counting its votes would count a memory that
+//! is lost. A node that was enrolled but has no log yet knows no members; it takes whoever knows the cluster's
+//! generation, which only members were told.
+
+use crate::cluster::NodeId;
+use crate::store::Peer;
+use crate::wire::{Admission, Hello, Lane, Local, Refusal, RefusalCode, check_cluster};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The members as this node knows them.
+pub(super) struct Roster {
+    local: Local,
+    members: Mutex<BTreeMap<NodeId, Peer>>,
+    severed: AtomicBool,
+}
+
+/// What an operator is told of a node that came back without its data.
+pub(super) fn lost_its_data(name: &str) -> String {
+    format!("{name} lost its data: remove it with `mainstay leave {name}` and join it anew")
+}
+
+impl Roster {
+    pub(super) fn new(local: Local) -> Self {
+        Self { local, members: Mutex::default(), severed: AtomicBool::new(false) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn members(&self) -> BTreeMap<NodeId, Peer> {
+        self.lock().clone()
+    }
+
+    pub(super) fn set(&self, members: BTreeMap<NodeId, Peer>) {
+        *self.lock() = members;
+    }
+
+    /// Cuts this node off from all others, as a pulled plug would, or connects it again.
+    pub(super) fn sever(&self, severed: bool) {
+        self.severed.store(severed, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_severed(&self) -> bool {
+        self.severed.load(Ordering::Relaxed)
+    }
+
+    fn refuse_severed(&self) -> Result<(), Refusal> {
+        if self.is_severed() { Err(Refusal::new(RefusalCode::Other, "cut off")) } else { Ok(()) }
+    }
+
+    fn judge(&self, theirs: &Hello, expected: Option<NodeId>) -> Result<(), Refusal> {
+        self.refuse_severed()?;
+        let ours = self.local.hello();
+        if theirs.cluster == ours.cluster && theirs.node == ours.node && theirs.incarnation != ours.incarnation {
+            let reason = format!("two nodes are named {}; give each its own [node] name", ours.node);
+            return Err(Refusal::new(RefusalCode::Node, reason));
+        }
+        if theirs.lane == Lane::Guest {
+            return check_cluster(&ours, theirs);
+        }
+        let members = self.lock();
+        let namesake = members.values().find(|peer| peer.name == theirs.node);
+        if theirs.cluster == ours.cluster && namesake.is_some_and(|peer| peer.incarnation.0 != theirs.incarnation) {
+            return Err(Refusal::new(RefusalCode::Incarnation, lost_its_data(&theirs.node)));
+        }
+        check_cluster(&ours, theirs)?;
+        if ours.generation == 0 {
+            return Err(Refusal::new(RefusalCode::Lane, format!("{} belongs to no cluster yet", ours.node)));
+        }
+        let id = theirs.node_id.map(NodeId);
+        let known = id.and_then(|id| members.get(&id)).is_some_and(|peer| peer.name == theirs.node);
+        if !known && !members.is_empty() {
+            let reason = format!("{} is no member of cluster {}; start it with --join", theirs.node, ours.cluster);
+            return Err(Refusal::new(RefusalCode::Node, reason));
+        }
+        if expected.is_some() && id != expected {
+            let reason = format!("{} answers where another node is expected", theirs.node);
+            return Err(Refusal::new(RefusalCode::Node, reason));
+        }
+        Ok(())
+    }
+}
+
+impl Admission for Roster {
+    fn admit(&self, theirs: &Hello) -> Result<(), Refusal> {
+        self.judge(theirs, None)
+    }
+}
+
+/// Judges who answers a dial to one node.
+pub(super) struct Expecting {
+    pub(super) roster: Arc<Roster>,
+    pub(super) node: NodeId,
+}
+
+impl Admission for Expecting {
+    fn admit(&self, theirs: &Hello) -> Result<(), Refusal> {
+        self.roster.judge(theirs, Some(self.node))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Incarnation;
+    use crate::wire::Keys;
+
+    fn roster(generation: u64) -> Roster {
+        let key = crate::wire::generate_key().unwrap();
+        let keys: Keys = crate::wire::parse_key_file(&key).unwrap();
+        let roster = Roster::new(Local::new(Hello::new("edge", generation, "n1", 11), keys));
+        let peer = |n: u128| Peer { name: format!("n{n}"), address: String::new(), incarnation: Incarnation(n * 11) };
+        roster.set([(NodeId(1), peer(1)), (NodeId(2), peer(2))].into());
+        roster
+    }
+
+    fn hello(node: &str, id: u64, incarnation: u128, lane: Lane) -> Hello {
+        Hello { node_id: Some(id), lane, ..Hello::new("edge", 5, node, incarnation) }
+    }
+
+    #[test]
+    fn only_the_very_member_is_admitted() {
+        let roster = roster(5);
+        let code = |hello: Hello| roster.admit(&hello).err().map(|refusal| refusal.code);
+        assert_eq!(code(hello("n2", 2, 22, Lane::Rpc)), None);
+        assert_eq!(code(hello("n2", 2, 23, Lane::Rpc)), Some(RefusalCode::Incarnation));
+        assert_eq!(code(hello("n2", 3, 22, Lane::Gossip)), Some(RefusalCode::Node));
+        assert_eq!(code(hello("n9", 2, 22, Lane::Rpc)), Some(RefusalCode::Node));
+        assert_eq!(code(hello("n9", 9, 99, Lane::Guest)), None);
+        assert_eq!(code(hello("n1", 1, 12, Lane::Guest)), Some(RefusalCode::Node));
+        let text = roster.admit(&hello("n2", 2, 23, Lane::Rpc)).unwrap_err().reason;
+        assert_eq!(text, "n2 lost its data: remove it with `mainstay leave n2` and join it anew");
+    }
+
+    #[test]
+    fn another_cluster_or_generation_is_refused_and_a_new_node_takes_its_founder() {
+        let roster = roster(5);
+        let other = Hello { cluster: "core".to_owned(), ..hello("n2", 2, 22, Lane::Guest) };
+        assert_eq!(roster.admit(&other).unwrap_err().code, RefusalCode::Cluster);
+        let older = Hello { generation: 4, ..hello("n2", 2, 22, Lane::Rpc) };
+        assert_eq!(roster.admit(&older).unwrap_err().code, RefusalCode::Generation);
+        roster.set(BTreeMap::new());
+        assert_eq!(roster.admit(&hello("n2", 2, 22, Lane::Rpc)), Ok(()));
+        let expecting = Expecting { roster: Arc::new(roster), node: NodeId(3) };
+        assert!(expecting.admit(&hello("n2", 2, 22, Lane::Rpc)).is_err());
+    }
+}
