@@ -219,7 +219,8 @@ async fn first_start_waits_for_every_listed_member() {
     let site = Site::new(3);
     let one = site.start(1, site.members()).await;
     let two = site.start(2, site.members()).await;
-    let only_three = |formation: &Formation| matches!(formation, Formation::Waiting { missing, .. } if missing == &["n3"]);
+    let only_three =
+        |formation: &Formation| matches!(formation, Formation::Waiting { missing, .. } if missing == &["n3"]);
     one.formation(only_three).await;
     two.formation(only_three).await;
     sleep(2 * LEASE).await;
@@ -548,7 +549,9 @@ async fn another_cluster_is_told_so() {
     let one = site.start(1, alone).await;
     one.member().await;
     let lost = site.start_in(2, site.join_first(), "core").await;
-    let told = lost.formation(|formation| matches!(formation, Formation::Waiting { why, .. } if why.contains("cluster name"))).await;
+    let told = lost
+        .formation(|formation| matches!(formation, Formation::Waiting { why, .. } if why.contains("cluster name")))
+        .await;
     assert!(format!("{told:?}").contains("cluster name is 'edge', not 'core'"), "{told:?}");
     lost.stop().await;
     let listed = site.start(3, site.members()).await;

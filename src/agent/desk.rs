@@ -131,7 +131,8 @@ impl Switch {
             let to = group.primary_node()?;
             let seat = view.seats.get(&self.group)?;
             let unserved = view.now.since(seat.switching_at);
-            let note = if to == self.from { "the target did not come in time; the old primary serves again" } else { "" };
+            let note =
+                if to == self.from { "the target did not come in time; the old primary serves again" } else { "" };
             return Some(Response::Done(Done::Switched(Switched {
                 group: self.group.clone(),
                 from: view.name_of(self.from),
@@ -272,11 +273,14 @@ impl Agent {
                     (priority, offset, std::cmp::Reverse(*node))
                 };
                 let best = group.followers.keys().filter(|node| fit(node)).max_by_key(|node| rank(node));
-                *best.ok_or_else(|| not_now(format!("no replica of {name} is in sync with {}", self.view.name_of(from))))?
+                *best.ok_or_else(|| {
+                    not_now(format!("no replica of {name} is in sync with {}", self.view.name_of(from)))
+                })?
             }
         };
         if !fit(&target) {
-            let why = format!("{} is not an attached replica of {name} that may be promoted", self.view.name_of(target));
+            let why =
+                format!("{} is not an attached replica of {name} that may be promoted", self.view.name_of(target));
             return Err(not_now(why));
         }
         let change = GroupCommand::Switch { to: target, why: Why::Operator };
@@ -308,11 +312,7 @@ impl Agent {
         let all = self.view.state.groups.iter();
         let chosen: Vec<Command> = all
             .filter(|(name, _)| group.as_ref().is_none_or(|wanted| wanted == *name))
-            .map(|(name, found)| Command::Group {
-                group: name.clone(),
-                expect: found.expect(),
-                change: change.clone(),
-            })
+            .map(|(name, found)| Command::Group { group: name.clone(), expect: found.expect(), change: change.clone() })
             .collect();
         if chosen.is_empty() {
             let _ = answer.send(Response::refused(RefusalKind::Wrong, "there is no such group", ""));

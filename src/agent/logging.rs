@@ -56,8 +56,7 @@ struct Relay {
 
 impl<S: Subscriber> Layer<S> for Relay {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut record =
-            Record { level: *event.metadata().level(), message: String::new(), fields: BTreeMap::new() };
+        let mut record = Record { level: *event.metadata().level(), message: String::new(), fields: BTreeMap::new() };
         event.record(&mut record);
         if let Err(TrySendError::Full(_)) = self.sender.try_send(record) {
             self.lost.fetch_add(1, Ordering::Relaxed);

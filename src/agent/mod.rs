@@ -353,7 +353,9 @@ impl Agent {
             }
             Action::Mark { group, epoch } => match self.stamps.put(&group, Stamp::Surrendered { epoch }) {
                 Ok(()) => self.at_once.push_back(What::Marked { group, epoch }),
-                Err(error) => tracing::error!(group = %group, error = %error, "the surrender mark could not be written"),
+                Err(error) => {
+                    tracing::error!(group = %group, error = %error, "the surrender mark could not be written")
+                }
             },
             Action::Send { to, items } => match postcard::to_stdvec(&items) {
                 Ok(body) => {

@@ -111,10 +111,7 @@ mod tests {
 
     fn stamps() -> BTreeMap<GroupName, Stamp> {
         let leased = Stamp::Leased { epoch: Epoch(7), run_id: RunId::from("abc"), until: Moment(123_456) };
-        BTreeMap::from([
-            (GroupName::from("a"), leased),
-            (GroupName::from("b"), Stamp::Surrendered { epoch: Epoch(3) }),
-        ])
+        BTreeMap::from([(GroupName::from("a"), leased), (GroupName::from("b"), Stamp::Surrendered { epoch: Epoch(3) })])
     }
 
     #[test]

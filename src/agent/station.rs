@@ -8,7 +8,9 @@ use super::tasks::{self, Hands, Report};
 use crate::cluster::{Epoch, GroupName};
 use crate::config::{GroupConfig, RedisAddress};
 use crate::decide::Action;
-use crate::redis::{Announce, Commander, Endpoint, InstanceEvent, ProcessState, RunState, Secret, Settings, Timing, Watcher};
+use crate::redis::{
+    Announce, Commander, Endpoint, InstanceEvent, ProcessState, RunState, Secret, Settings, Timing, Watcher,
+};
 use crate::view::{Info, Moment, Outcome, ReplicaRow, Sight, Task, VipSight, What};
 use crate::vip::{AnnounceSeries, Remaining, Vip, VipEvent, VipSpec};
 use anyhow::Context as _;
@@ -109,11 +111,13 @@ impl Station {
         self.watcher.set_pace(if attaching { PACE_ATTACHING } else { PACE });
         let (task, epoch, work): (Task, Epoch, tasks::Work) = match action {
             Action::Seal { epoch, .. } => (Task::Seal, epoch, Box::pin(tasks::seal(hands))),
-            Action::Fence { epoch, .. } => {
+            Action::Fence { epoch, why, .. } => {
                 self.stop_announcing();
-                (Task::Fence, epoch, Box::pin(tasks::fence(hands, process)))
+                (Task::Fence, epoch, Box::pin(tasks::fence(hands, process, why.vip_lingers())))
             }
-            Action::Follow { target, .. } => (Task::Follow, target.epoch, Box::pin(tasks::follow(hands, target.announce))),
+            Action::Follow { target, .. } => {
+                (Task::Follow, target.epoch, Box::pin(tasks::follow(hands, target.announce)))
+            }
             Action::Serve { epoch, run_id, until, min_replicas, .. } => {
                 (Task::Serve, epoch, Box::pin(tasks::serve(hands, run_id, until, min_replicas)))
             }

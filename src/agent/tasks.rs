@@ -71,7 +71,8 @@ pub(super) async fn seal(hands: Arc<Hands>) -> Report {
 
 /// S9. Clients get their reset while the VIP is still up; what does not confirm in lease/8 loses the VIP, its sockets and
 /// its process.
-pub(super) async fn fence(hands: Arc<Hands>, process: Option<ProcRef>) -> Report {
+/// `linger` leaves the VIP up on an instance that is proved dead or sealed; `decide` has it dropped a moment later.
+pub(super) async fn fence(hands: Arc<Hands>, process: Option<ProcRef>, linger: bool) -> Report {
     let asked = clock::now();
     let part = hands.lease / 8;
     let result = hands.commander.fence(FenceBudgets { confirm: part, close: part }).await;
@@ -86,7 +87,8 @@ pub(super) async fn fence(hands: Arc<Hands>, process: Option<ProcRef>) -> Report
         Err(_) => None,
     };
     let unclosed = result.as_ref().is_ok_and(|report| report.close_error.is_some());
-    let dropped = drop_vip(&hands).await;
+    let stays = linger && !unclosed && matches!(confirmed, Some(Outcome::Dead | Outcome::Done { .. }));
+    let dropped = if stays { Ok(()) } else { drop_vip(&hands).await };
     if confirmed.is_none() || unclosed {
         destroy_port(&hands).await;
     }

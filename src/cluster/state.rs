@@ -281,6 +281,18 @@ pub enum Why {
     InstanceFailed,
 }
 
+impl Why {
+    /// Whether the fenced host keeps the VIP for a moment, until the successor is promoted: its instance is dead or
+    /// sealed, and a client that reconnects meanwhile is refused at once instead of waiting for a lost SYN. Where the
+    /// lease lapsed a successor may be serving already.
+    pub fn vip_lingers(self) -> bool {
+        matches!(
+            self,
+            Why::InstanceCrashed | Why::InstanceHung | Why::InstanceRestarted | Why::Operator | Why::Shutdown
+        )
+    }
+}
+
 /// What held for acknowledged writes at a promotion (S5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Guarantee {

@@ -8,7 +8,8 @@
 //! group, every member following with lineage, every node reachable.
 
 use super::report::{
-    ChangeStatus, GroupStatus, Health, InstanceStatus, NodeStatus, PauseStatus, PhaseWord, PostureWord, Role, StatusReport,
+    ChangeStatus, GroupStatus, Health, InstanceStatus, NodeStatus, PauseStatus, PhaseWord, PostureWord, Role,
+    StatusReport,
 };
 use crate::cluster::{Change, Durability, Group, GroupName, Guarantee, NodeId, Offset, Phase};
 use crate::decide::{self, Choice, Decision};
@@ -97,7 +98,9 @@ fn quorum(view: &View, raft: &RaftFacts) -> Result<NodeId, String> {
         let need = crate::cluster::majority(raft.voters.len());
         return Err(match voters.len() {
             0 => "no Raft leader: this node belongs to no cluster yet".to_owned(),
-            all => format!("no Raft leader is known here: {need} of the {all} voters ({}) are needed", voters.join(", ")),
+            all => {
+                format!("no Raft leader is known here: {need} of the {all} voters ({}) are needed", voters.join(", "))
+            }
         });
     };
     if leader == view.me {
@@ -274,7 +277,14 @@ fn group_reason(view: &View, group: &Group, instances: &[InstanceStatus]) -> Str
 }
 
 /// What the group waits for: the leader's word; while sealed, any node can tell from the reports it heard itself.
-fn waits(view: &View, decision: &Decision, name: &GroupName, group: &Group, seat: &Seat, quorum: bool) -> Option<String> {
+fn waits(
+    view: &View,
+    decision: &Decision,
+    name: &GroupName,
+    group: &Group,
+    seat: &Seat,
+    quorum: bool,
+) -> Option<String> {
     if let Some(reason) = decision.waits.get(name) {
         return Some(reason.to_string());
     }
@@ -327,11 +337,7 @@ fn group_problems(status: &GroupStatus, instances: &[InstanceStatus], holders: &
 fn pause_status(view: &View, group: &Group, seat: &Seat) -> Option<PauseStatus> {
     let pause = group.pause.as_ref()?;
     let left = pause.length.zip(seat.pause_seen).map(|(length, seen)| length.saturating_sub(view.now.since(seen)));
-    Some(PauseStatus {
-        reason: pause.reason.clone(),
-        length_ms: pause.length.map(millis),
-        left_ms: left.map(millis),
-    })
+    Some(PauseStatus { reason: pause.reason.clone(), length_ms: pause.length.map(millis), left_ms: left.map(millis) })
 }
 
 fn change_status(view: &View, change: &Change) -> ChangeStatus {

@@ -29,6 +29,8 @@ pub const RENEWALS_PER_LEASE: u32 = 5;
 pub const POLL_PART: u32 = 6;
 /// What a sealed primary's silent host is given to be sealed over the network before the promotion goes on (S8).
 pub const REMOTE_SEAL_PART: u32 = 8;
+/// How long the VIP lingers on a fenced host whose instance is dead or sealed, at most: a part of a lease.
+pub const VIP_LINGER_PART: u32 = 4;
 /// How long a cold start waits for members that do not report (S14).
 pub const COLD_START_WAIT: Duration = Duration::from_secs(30);
 /// How long a stopping agent tries to hand over before it fences, and how long it stays at most.

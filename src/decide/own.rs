@@ -133,7 +133,7 @@ fn rested(view: &View, group: &Group, seat: &Seat) -> bool {
     let dead = matches!(seat.instance.condition, Condition::Gone | Condition::Unknown | Condition::Unusable { .. });
     if group.primary_node() == Some(view.me) {
         let alone = group.followers.is_empty();
-        return seat.lease.marked >= group.epoch && alone;
+        return seat.lease.marked >= group.epoch && alone && !seat.vip.held;
     }
     let detached = seat.instance.posture == Posture::Sealed || dead;
     let left = !group.followers.contains_key(&view.me) || group.durability == Durability::Quorum;

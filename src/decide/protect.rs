@@ -333,7 +333,9 @@ fn keep_vip(view: &View, policy: &Policy, name: &GroupName, group: &Group, seat:
     let serves = seat.instance.posture == Posture::Serving(group.epoch) && !given_up;
     let Some(until) = view.lease_end(name).filter(|end| serves && *end > view.now) else {
         let fencing = matches!(seat.instance.task, Some((Task::Fence, _, _)));
-        if seat.vip.held && group.primary_node() != Some(view.me) && !fencing {
+        let lingered = seat.lease.fenced >= group.epoch
+            && view.now.since(seat.lease.fenced_at) >= view.lease() / super::VIP_LINGER_PART;
+        if seat.vip.held && (group.primary_node() != Some(view.me) || lingered) && !fencing {
             decision.actions.push(Action::DropVip { group: name.clone() });
         }
         return;

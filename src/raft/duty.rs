@@ -144,7 +144,9 @@ pub(super) async fn take(inner: &Inner, raft: &Raft, step: Step) -> Result<(), S
                 let response = raft.client_write(Proposal(command)).await.map_err(|error| error.to_string())?;
                 response.data.map_err(|rejection| rejection.to_string())
             }
-            Step::AddLearner(id, peer) => raft.add_learner(id, peer, false).await.map(|_| ()).map_err(|error| error.to_string()),
+            Step::AddLearner(id, peer) => {
+                raft.add_learner(id, peer, false).await.map(|_| ()).map_err(|error| error.to_string())
+            }
             Step::Promote(ids) => change(raft, ChangeMembers::AddVoterIds(ids)).await,
             Step::Demote(id) => change(raft, ChangeMembers::RemoveVoters([id].into())).await,
             Step::Forget(id) => change(raft, ChangeMembers::RemoveNodes([id].into())).await,
@@ -169,14 +171,21 @@ pub(super) async fn take_in(inner: &Arc<Inner>, request: JoinRequest) -> JoinRep
         };
     };
     let state = inner.store.applied().borrow().state.clone();
-    let namesake = state.nodes.iter().find(|(_, node)| node.name == request.name).map(|(id, node)| (*id, node.incarnation));
+    let namesake =
+        state.nodes.iter().find(|(_, node)| node.name == request.name).map(|(id, node)| (*id, node.incarnation));
     match namesake {
         Some((id, incarnation)) if incarnation != request.incarnation => {
             if inner.peers.is_up(id) || Some(id) == inner.id() {
-                let why = format!("another node named {} is in the cluster and answers; give this one another name", request.name);
+                let why = format!(
+                    "another node named {} is in the cluster and answers; give this one another name",
+                    request.name
+                );
                 return JoinReply::Refused { why };
             }
-            tracing::info!(name = request.name, "a new store joins under the name of a node that is gone: removing that one");
+            tracing::info!(
+                name = request.name,
+                "a new store joins under the name of a node that is gone: removing that one"
+            );
             if let Err(why) = leave::remove(inner, raft, id).await {
                 return JoinReply::Later { why: format!("the former {} cannot be removed yet: {why}", request.name) };
             }
@@ -197,7 +206,8 @@ async fn add(inner: &Inner, raft: &Raft, request: &JoinRequest) -> Result<JoinRe
     let state = inner.store.applied().borrow().state.clone();
     let metrics = raft.metrics().borrow_watched().clone();
     let members = Inner::members_of(&metrics);
-    let known = state.nodes.iter().find(|(_, node)| node.name == request.name && node.incarnation == request.incarnation);
+    let known =
+        state.nodes.iter().find(|(_, node)| node.name == request.name && node.incarnation == request.incarnation);
     let id = known.map(|(id, _)| *id);
     if id.is_none() && members.values().any(|peer| peer.name == request.name) {
         return Err(format!("{} is being taken in or removed", request.name));
@@ -214,7 +224,8 @@ async fn add(inner: &Inner, raft: &Raft, request: &JoinRequest) -> Result<JoinRe
         take(inner, raft, Step::Propose(Command::AddNode { node: id, record })).await?;
     }
     if !members.contains_key(&id) {
-        let peer = Peer { name: request.name.clone(), address: request.address.clone(), incarnation: request.incarnation };
+        let peer =
+            Peer { name: request.name.clone(), address: request.address.clone(), incarnation: request.incarnation };
         take(inner, raft, Step::AddLearner(id, peer)).await?;
     }
     let metrics = raft.metrics().borrow_watched().clone();
@@ -235,7 +246,9 @@ pub(super) fn why_learner(inner: &Inner, id: NodeId) -> Option<String> {
         "it is not connected, or has not caught up".to_owned()
     } else {
         let voters = leadership.voters.len();
-        format!("with it the number of voters, {voters} now, would be even, which survives no more failures; it votes once another node joins")
+        format!(
+            "with it the number of voters, {voters} now, would be even, which survives no more failures; it votes once another node joins"
+        )
     })
 }
 
@@ -256,7 +269,8 @@ mod tests {
         let mut state = State::default();
         for id in nodes {
             let peer = peer(*id);
-            let record = Node { name: peer.name, address: peer.address, incarnation: peer.incarnation, introduced: false };
+            let record =
+                Node { name: peer.name, address: peer.address, incarnation: peer.incarnation, introduced: false };
             state.apply(&Command::AddNode { node: NodeId(*id), record }).unwrap();
         }
         if !guardians.is_empty() {

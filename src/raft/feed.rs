@@ -2,8 +2,8 @@
 
 use super::{Formation, Inner, Leadership, Metrics, Raft};
 use crate::store::boottime;
-use openraft::{Instant as _, ServerState};
 use openraft::type_config::async_runtime::watch::WatchReceiver;
+use openraft::{Instant as _, ServerState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -101,7 +101,12 @@ fn guest(inner: &Inner, address: &str) -> RpcClient {
     RpcClient::spawn(address, Lane::Guest, inner.local.clone(), inner.roster.clone(), options)
 }
 
-async fn ask<Q: Serialize, A: DeserializeOwned>(client: &RpcClient, kind: u8, body: &Q, bound: Duration) -> Result<A, String> {
+async fn ask<Q: Serialize, A: DeserializeOwned>(
+    client: &RpcClient,
+    kind: u8,
+    body: &Q,
+    bound: Duration,
+) -> Result<A, String> {
     let body = message::encode(body).ok_or("a request does not encode")?;
     match client.call(kind, body, bound).await {
         Ok(answer) => message::decode(&answer).ok_or_else(|| "it answers in another format".to_owned()),
@@ -120,7 +125,13 @@ pub(super) fn identify(inner: &Inner, request: &IdentifyRequest) -> IdentifyRepl
         Some(_) => Knows::YourName,
         None => Knows::Nothing,
     };
-    IdentifyReply { name: inner.name.clone(), incarnation: inner.store.identity().incarnation, formed, knows, members: listed(inner) }
+    IdentifyReply {
+        name: inner.name.clone(),
+        incarnation: inner.store.identity().incarnation,
+        formed,
+        knows,
+        members: listed(inner),
+    }
 }
 
 fn listed(inner: &Inner) -> Vec<(String, String)> {
@@ -134,7 +145,8 @@ fn listed(inner: &Inner) -> Vec<(String, String)> {
 pub(super) async fn form(inner: &Arc<Inner>, request: FormRequest) -> bool {
     let identity = inner.store.identity();
     let new = inner.store.is_pristine() && !arrived(inner);
-    let same = request.incarnation == identity.incarnation && request.members == listed(inner) && request.generation != 0;
+    let same =
+        request.incarnation == identity.incarnation && request.members == listed(inner) && request.generation != 0;
     let number = identity.node_id.is_none_or(|id| id == request.node_id);
     new && same && number && enrol(inner, request.node_id, request.generation).await.is_ok()
 }
@@ -174,7 +186,8 @@ async fn found(inner: &Arc<Inner>, members: Vec<(String, String)>) -> Result<(),
             return Ok(());
         }
         let answers = poll(inner, &others).await;
-        let formed: Vec<_> = answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).filter(|answer| answer.formed).collect();
+        let formed: Vec<_> =
+            answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).filter(|answer| answer.formed).collect();
         if rank >= voters && !formed.is_empty() {
             return join(inner, others.iter().map(|other| other.address.clone()).collect()).await;
         }
@@ -223,16 +236,26 @@ fn verdict(inner: &Inner, answers: &Answers<'_>, members: &[(String, String)]) -
             return Verdict::Refuse(roster::lost_its_data(&inner.name));
         }
         if answer.formed && answer.knows == Knows::Nothing {
-            let why = format!("this cluster exists already, {} is in it; use join = [\"{}\"] instead of members", other.name, other.address);
+            let why = format!(
+                "this cluster exists already, {} is in it; use join = [\"{}\"] instead of members",
+                other.name, other.address
+            );
             return Verdict::Refuse(why);
         }
         if !answer.formed && answer.members != members {
-            let why = format!("the file of {} lists other members; make [cluster] members the same on every node", other.name);
+            let why = format!(
+                "the file of {} lists other members; make [cluster] members the same on every node",
+                other.name
+            );
             return Verdict::Refuse(why);
         }
     }
-    let missing: Vec<_> = answers.iter().filter(|(_, answer)| answer.is_err()).map(|(other, _)| other.name.clone()).collect();
-    let reasons: Vec<_> = answers.iter().filter_map(|(other, answer)| Some(format!("{}: {}", other.name, answer.as_ref().err()?))).collect();
+    let missing: Vec<_> =
+        answers.iter().filter(|(_, answer)| answer.is_err()).map(|(other, _)| other.name.clone()).collect();
+    let reasons: Vec<_> = answers
+        .iter()
+        .filter_map(|(other, answer)| Some(format!("{}: {}", other.name, answer.as_ref().err()?)))
+        .collect();
     if !missing.is_empty() {
         return Verdict::Wait(missing, format!("first start needs every listed member; {}", reasons.join("; ")));
     }
@@ -243,14 +266,26 @@ fn verdict(inner: &Inner, answers: &Answers<'_>, members: &[(String, String)]) -
 }
 
 /// All have answered as new: number them, then begin.
-async fn begin(inner: &Arc<Inner>, others: &[Listed], voters: usize, answers: &Answers<'_>, members: &[(String, String)]) -> Result<(), RaftError> {
+async fn begin(
+    inner: &Arc<Inner>,
+    others: &[Listed],
+    voters: usize,
+    answers: &Answers<'_>,
+    members: &[(String, String)],
+) -> Result<(), RaftError> {
     let generation = match inner.store.identity().generation {
         0 => random_generation()?,
         drawn => drawn,
     };
-    let incarnation = |name: &str| answers.iter().find_map(|(other, answer)| (other.name == name).then_some(answer.as_ref().ok()?.incarnation));
+    let incarnation = |name: &str| {
+        answers.iter().find_map(|(other, answer)| (other.name == name).then_some(answer.as_ref().ok()?.incarnation))
+    };
     let mut all = BTreeMap::new();
-    let own = Peer { name: inner.name.clone(), address: inner.address.clone(), incarnation: inner.store.identity().incarnation };
+    let own = Peer {
+        name: inner.name.clone(),
+        address: inner.address.clone(),
+        incarnation: inner.store.identity().incarnation,
+    };
     all.insert(NodeId(1), own);
     for other in others.iter().filter(|other| other.id.0 <= voters as u64) {
         let (Some(client), Some(incarnation)) = (&other.client, incarnation(&other.name)) else { return Ok(()) };

@@ -66,7 +66,8 @@ pub(super) async fn answer(inner: &Arc<Inner>, request: LeaveRequest) -> LeaveRe
 /// The leader itself is to leave: another one must remove it.
 async fn hand_over(inner: &Inner, name: &str) -> LeaveReply {
     let leadership = inner.leadership.borrow().clone();
-    let mut others: Vec<_> = leadership.voters.iter().filter(|id| Some(**id) != inner.id() && inner.peers.is_up(**id)).collect();
+    let mut others: Vec<_> =
+        leadership.voters.iter().filter(|id| Some(**id) != inner.id() && inner.peers.is_up(**id)).collect();
     others.sort_by_key(|id| leadership.lag.get(id).copied().unwrap_or(u64::MAX));
     let Some(next) = others.first() else {
         return LeaveReply::Refused(format!("{name} leads and no other voter is connected that could"));
@@ -142,7 +143,8 @@ async fn leave_groups(inner: &Inner, raft: &Raft, id: NodeId) -> Result<(), Stri
             duty::take(inner, raft, Step::Propose(of_group(name, group, GroupCommand::Drop { node: id }))).await?;
         }
         if group.members.contains_key(&id) {
-            duty::take(inner, raft, Step::Propose(of_group(name, group, GroupCommand::RemoveMember { node: id }))).await?;
+            duty::take(inner, raft, Step::Propose(of_group(name, group, GroupCommand::RemoveMember { node: id })))
+                .await?;
         }
     }
     Ok(())

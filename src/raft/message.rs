@@ -100,13 +100,23 @@ pub(super) struct JoinRequest {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum JoinReply {
-    Joined { node_id: NodeId, generation: u64, members: Vec<(NodeId, Peer)> },
+    Joined {
+        node_id: NodeId,
+        generation: u64,
+        members: Vec<(NodeId, Peer)>,
+    },
     /// Ask there.
-    GoTo { address: String },
+    GoTo {
+        address: String,
+    },
     /// Not now.
-    Later { why: String },
+    Later {
+        why: String,
+    },
     /// Not as things stand.
-    Refused { why: String },
+    Refused {
+        why: String,
+    },
 }
 
 pub(super) fn encode<T: Serialize>(value: &T) -> Option<Bytes> {

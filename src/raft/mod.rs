@@ -447,12 +447,8 @@ impl Inner {
         let applied = self.store.applied();
         let state = applied.borrow().state.clone();
         let address = |id: &NodeId, peer: Peer| state.nodes.get(id).map_or(peer.address, |node| node.address.clone());
-        let wanted = self
-            .roster
-            .members()
-            .into_iter()
-            .map(|(id, peer)| (id, (peer.name.clone(), address(&id, peer))))
-            .collect();
+        let wanted =
+            self.roster.members().into_iter().map(|(id, peer)| (id, (peer.name.clone(), address(&id, peer)))).collect();
         self.peers.follow(&wanted);
     }
 }

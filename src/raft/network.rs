@@ -41,7 +41,13 @@ pub(super) struct Network {
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
 
 impl Network {
-    async fn call<Q: Serialize, A: DeserializeOwned>(&self, action: RPCTypes, kind: u8, body: &Q, timeout: Duration) -> RpcResult<A> {
+    async fn call<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        action: RPCTypes,
+        kind: u8,
+        body: &Q,
+        timeout: Duration,
+    ) -> RpcResult<A> {
         let unreadable = || RPCError::Network(NetworkError::from_string("a message does not encode or decode"));
         let body = message::encode(body).ok_or_else(unreadable)?;
         match self.peers.call(self.target, kind, body, timeout).await {
@@ -70,7 +76,11 @@ impl RaftNetworkV2<TypeConfig> for Network {
         self.call(RPCTypes::Vote, kind::VOTE, &rpc, option.soft_ttl()).await
     }
 
-    async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> RpcResult<VoteResponse<TypeConfig>> {
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
         self.call(RPCTypes::Vote, kind::PRE_VOTE, &rpc, option.soft_ttl()).await
     }
 

@@ -28,7 +28,8 @@ pub(super) async fn run(inner: Arc<Inner>, raft: Raft) {
     let mut before = links.borrow_and_update().clone();
     while links.changed().await.is_ok() {
         let now = links.borrow_and_update().clone();
-        let back: Vec<NodeId> = now.iter().filter(|(id, up)| **up && before.get(id) != Some(&true)).map(|(id, _)| *id).collect();
+        let back: Vec<NodeId> =
+            now.iter().filter(|(id, up)| **up && before.get(id) != Some(&true)).map(|(id, _)| *id).collect();
         let gone = |id: &NodeId| before.get(id) == Some(&true) && now.get(id) != Some(&true);
         let leader = raft.metrics().borrow_watched().current_leader.filter(gone);
         before = now;
@@ -53,7 +54,8 @@ async fn nudge(inner: &Inner, raft: &Raft, leader: NodeId) -> Option<()> {
             let metrics = raft.metrics();
             let metrics = metrics.borrow_watched();
             let votes = metrics.membership_config.membership().voter_ids().any(|id| id == metrics.id);
-            let settled = metrics.state == ServerState::Leader || metrics.current_leader.is_some_and(|now| now != leader);
+            let settled =
+                metrics.state == ServerState::Leader || metrics.current_leader.is_some_and(|now| now != leader);
             (votes, settled)
         };
         if settled || !votes {

@@ -104,7 +104,13 @@ impl Peers {
     }
 
     /// One request to one peer. None: it is no peer of this node.
-    pub(super) async fn call(&self, to: NodeId, kind: u8, body: Bytes, timeout: Duration) -> Option<Result<Bytes, CallError>> {
+    pub(super) async fn call(
+        &self,
+        to: NodeId,
+        kind: u8,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Option<Result<Bytes, CallError>> {
         let rpc = self.table().get(&to)?.rpc.clone();
         Some(rpc.call(kind, body, timeout).await)
     }

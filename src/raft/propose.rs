@@ -69,7 +69,9 @@ async fn there(inner: &Inner, leader: NodeId, command: &Command, end: Instant) -
             Some(ProposeReply::NotLeader) => Attempt::NoLeader,
             Some(ProposeReply::Failed(_)) | None => Attempt::Unknown,
         },
-        Some(Err(CallError::Busy { .. } | CallError::TooLarge { .. } | CallError::Fault(_))) | None => Attempt::NoLeader,
+        Some(Err(CallError::Busy { .. } | CallError::TooLarge { .. } | CallError::Fault(_))) | None => {
+            Attempt::NoLeader
+        }
         Some(Err(_)) => Attempt::Unknown,
     }
 }

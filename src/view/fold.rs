@@ -297,9 +297,8 @@ impl View {
         seat.note_outcome(now, &outcome);
         match (task, outcome) {
             (Task::Fence, Outcome::Dead) => {
-                seat.lease.fenced = seat.lease.fenced.max(epoch);
+                note_fenced(seat, now, epoch);
                 seat.instance.posture = Posture::Unknown;
-                seat.vip.held = false;
             }
             (Task::Handover, Outcome::Failed { why }) => seat.membership.handover_failed = Some((epoch, why)),
             (Task::Seal | Task::Fence | Task::Follow | Task::Serve, Outcome::Failed { .. }) => {
@@ -322,13 +321,13 @@ impl View {
             self.void_lineage(name);
         }
         self.fold_info(name, info);
+        let now = self.now;
         let Some(seat) = self.seats.get_mut(name) else { return };
         match task {
             Task::Seal => seat.instance.posture = Posture::Sealed,
             Task::Fence => {
                 seat.instance.posture = Posture::Sealed;
-                seat.lease.fenced = seat.lease.fenced.max(epoch);
-                seat.vip.held = false;
+                note_fenced(seat, now, epoch);
             }
             Task::Handover => {
                 seat.instance.posture = Posture::Unknown;
@@ -409,6 +408,14 @@ impl View {
             seat.lease.promised.insert(me, now + lease * 5 / 6);
             seat.lease.held |= seat.lease.live(epoch, &state.guardians, now);
         }
+    }
+}
+
+fn note_fenced(seat: &mut Seat, now: Moment, epoch: Epoch) {
+    seat.lease.fenced = seat.lease.fenced.max(epoch);
+    seat.lease.fenced_at = now;
+    if !seat.lease.given_up.is_some_and(|(_, why)| why.vip_lingers()) {
+        seat.vip.held = false;
     }
 }
 

@@ -82,6 +82,8 @@ pub struct Lease {
     pub given_up: Option<(Epoch, Why)>,
     /// Fencing of this epoch is complete.
     pub fenced: Epoch,
+    /// When it was complete.
+    pub fenced_at: Moment,
     /// The surrender mark for this epoch is in place.
     pub marked: Epoch,
     /// The last end of lease written to the stamp.
