@@ -29,9 +29,10 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: `status` ends with 0 (healthy), 1 (degraded) or 2 (no quorum, or no agent to ask); everything else with 0 \
-or a code of sysexits.h: 64 command line, 65 no such node or group, 66 no such file, 69 no answer, 75 not now, \
-77 no permission, 78 config.";
+Exit codes:
+  status ends with 0 (healthy), 1 (degraded) or 2 (no quorum, or no agent to ask).
+  All others end with 0 or a code of sysexits.h: 64 command line, 65 no such node or group,
+  66 no such file, 69 no answer, 75 not now, 77 no permission, 78 config.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -227,7 +228,9 @@ async fn fence(if_lapsed: bool, args: &SocketArgs) -> Result<u8, Failure> {
             return Ok(0);
         }
         Ok(Response::Done(done)) => return emit(&render::done(&done)).map(|_| 0),
-        Ok(Response::Refused(refused)) => eprintln!("mainstay: the agent did not fence: {}; going on without it", refused.why),
+        Ok(Response::Refused(refused)) => {
+            eprintln!("mainstay: the agent did not fence: {}; going on without it", refused.why)
+        }
         Ok(_) => eprintln!("mainstay: the agent did not fence; going on without it"),
         Err(error) if error.nobody() => {}
         Err(error) => eprintln!("mainstay: {error}; going on without it"),
@@ -263,7 +266,8 @@ async fn fence_directly(config: &Config, socket: &Path, if_lapsed: bool) -> Resu
 /// CLOCK_BOOTTIME, which the stamps are written in: it runs on through suspend.
 fn boottime() -> Result<Moment, Failure> {
     let read = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
-    let now = read.map_err(|error| Failure::new(Code::Software, format!("CLOCK_BOOTTIME cannot be read: {error}"), ""))?;
+    let now =
+        read.map_err(|error| Failure::new(Code::Software, format!("CLOCK_BOOTTIME cannot be read: {error}"), ""))?;
     let nanos = Duration::from(now).as_nanos();
     Ok(Moment(u64::try_from(nanos).unwrap_or(u64::MAX)))
 }

@@ -96,11 +96,8 @@ fn spared(scope: Scope<'_>, group: &GroupName) -> Option<String> {
 async fn fence_group(group: &GroupConfig, fenced: &mut Fenced) {
     let sealed = seal(group, fenced).await;
     if let Some(vip) = &group.vip {
-        let spec = VipSpec {
-            address: vip.vip.address,
-            prefix_len: vip.vip.prefix_len,
-            interface: vip.interface.clone(),
-        };
+        let spec =
+            VipSpec { address: vip.vip.address, prefix_len: vip.vip.prefix_len, interface: vip.interface.clone() };
         drop_vip(spec, fenced).await;
     }
     // What could not be sealed must not keep its clients either: they may have come by the host's own address.
@@ -127,7 +124,9 @@ async fn seal(group: &GroupConfig, fenced: &mut Fenced) -> bool {
         Ok(Ok(report)) => {
             fenced.done.push(seal_words(&report));
             if let Some(error) = &report.close_error {
-                fenced.failed.push(Trouble { text: format!("not all connections were closed: {error}"), permission: false });
+                fenced
+                    .failed
+                    .push(Trouble { text: format!("not all connections were closed: {error}"), permission: false });
             }
             report.close_error.is_none()
         }

@@ -58,7 +58,8 @@ async fn fetch(socket: &Path, options: &StatusOptions) -> Result<StatusReport, F
     let Some(group) = &options.group else { return Ok(report) };
     let known: Vec<String> = report.groups.iter().map(|found| found.name.to_string()).collect();
     report.only(group).ok_or_else(|| {
-        let remedy = if known.is_empty() { "It knows none yet.".to_owned() } else { format!("It has {}.", known.join(", ")) };
+        let remedy =
+            if known.is_empty() { "It knows none yet.".to_owned() } else { format!("It has {}.", known.join(", ")) };
         Failure::new(Code::DataErr, format!("the cluster has no group {group}"), remedy)
     })
 }

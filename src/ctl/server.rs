@@ -123,15 +123,18 @@ impl Server {
         let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)
             .map_err(fault("creating the control socket"))?;
         // The file is created with this mode less the umask, and then opened to the group: never wider than meant.
-        fchmod(&socket, Mode::from_bits_truncate(MODE)).map_err(|e| fault("protecting the control socket")(e.into()))?;
+        fchmod(&socket, Mode::from_bits_truncate(MODE))
+            .map_err(|e| fault("protecting the control socket")(e.into()))?;
         let address = socket2::SockAddr::unix(path).map_err(fault("the path is too long for a socket"))?;
         socket.bind(&address).map_err(fault("binding the control socket"))?;
-        std::fs::set_permissions(path, Permissions::from_mode(MODE)).map_err(fault("opening the socket to the group"))?;
+        std::fs::set_permissions(path, Permissions::from_mode(MODE))
+            .map_err(fault("opening the socket to the group"))?;
         let made = std::fs::symlink_metadata(path).map_err(fault("looking at the control socket"))?;
         socket.listen(BACKLOG).map_err(fault("listening on the control socket"))?;
         socket.set_nonblocking(true).map_err(fault("listening on the control socket"))?;
-        let listener = UnixListener::from_std(std::os::unix::net::UnixListener::from(std::os::fd::OwnedFd::from(socket)))
-            .map_err(fault("listening on the control socket"))?;
+        let listener =
+            UnixListener::from_std(std::os::unix::net::UnixListener::from(std::os::fd::OwnedFd::from(socket)))
+                .map_err(fault("listening on the control socket"))?;
         Ok(Self { path: path.to_owned(), inode: (made.dev(), made.ino()), listener, _lock: lock })
     }
 
@@ -186,7 +189,8 @@ fn lock(socket: &Path) -> Result<Flock<File>, ServerError> {
     let file = open.map_err(|source| fault("creating the lock of the control socket", source))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut held) => {
-            let noted = held.set_len(0).and_then(|()| held.rewind()).and_then(|()| write!(*held, "{}", std::process::id()));
+            let noted =
+                held.set_len(0).and_then(|()| held.rewind()).and_then(|()| write!(*held, "{}", std::process::id()));
             noted.map_err(|source| fault("writing the lock of the control socket", source))?;
             Ok(held)
         }
@@ -292,7 +296,11 @@ async fn ask(request: Request, handler: &mpsc::Sender<Asked>) -> Response {
 }
 
 fn going_down() -> Response {
-    Response::refused(RefusalKind::NotNow, "the agent is going down", "Ask again once it runs: systemctl status mainstay.")
+    Response::refused(
+        RefusalKind::NotNow,
+        "the agent is going down",
+        "Ask again once it runs: systemctl status mainstay.",
+    )
 }
 
 async fn reply(write: &mut OwnedWriteHalf, answer: &Response) -> bool {

@@ -8,7 +8,8 @@
 //! group, every member following with lineage, every node reachable.
 
 use super::report::{
-    ChangeStatus, GroupStatus, Health, InstanceStatus, NodeStatus, PauseStatus, PhaseWord, PostureWord, Role, StatusReport,
+    ChangeStatus, GroupStatus, Health, InstanceStatus, NodeStatus, PauseStatus, PhaseWord, PostureWord, Role,
+    StatusReport,
 };
 use crate::cluster::{Change, Durability, Group, GroupName, Guarantee, NodeId, Offset, Phase};
 use crate::decide::{self, Choice, Decision};
@@ -97,7 +98,9 @@ fn quorum(view: &View, raft: &RaftFacts) -> Result<NodeId, String> {
         let need = crate::cluster::majority(raft.voters.len());
         return Err(match voters.len() {
             0 => "no Raft leader: this node belongs to no cluster yet".to_owned(),
-            all => format!("no Raft leader is known here: {need} of the {all} voters ({}) are needed", voters.join(", ")),
+            all => {
+                format!("no Raft leader is known here: {need} of the {all} voters ({}) are needed", voters.join(", "))
+            }
         });
     };
     if leader == view.me {
@@ -274,7 +277,14 @@ fn group_reason(view: &View, group: &Group, instances: &[InstanceStatus]) -> Str
 }
 
 /// What the group waits for: the leader's word; while sealed, any node can tell from the reports it heard itself.
-fn waits(view: &View, decision: &Decision, name: &GroupName, group: &Group, seat: &Seat, quorum: bool) -> Option<String> {
+fn waits(
+    view: &View,
+    decision: &Decision,
+    name: &GroupName,
+    group: &Group,
+    seat: &Seat,
+    quorum: bool,
+) -> Option<String> {
     if let Some(reason) = decision.waits.get(name) {
         return Some(reason.to_string());
     }
@@ -282,11 +292,13 @@ fn waits(view: &View, decision: &Decision, name: &GroupName, group: &Group, seat
         return None;
     }
     if !quorum {
-        return Some("a Raft leader: nothing is promoted without a majority".to_owned());
+        return Some("waiting for a Raft leader: nothing is promoted without a majority".to_owned());
     }
     match decide::choose(view, name, group, seat) {
         Choice::Wait(reason) => Some(reason.to_string()),
-        Choice::Promote(chosen) => Some(format!("the promotion of {} to be committed", view.name_of(chosen.node))),
+        Choice::Promote(chosen) => {
+            Some(format!("waiting for the promotion of {} to be committed", view.name_of(chosen.node)))
+        }
     }
 }
 
@@ -327,11 +339,7 @@ fn group_problems(status: &GroupStatus, instances: &[InstanceStatus], holders: &
 fn pause_status(view: &View, group: &Group, seat: &Seat) -> Option<PauseStatus> {
     let pause = group.pause.as_ref()?;
     let left = pause.length.zip(seat.pause_seen).map(|(length, seen)| length.saturating_sub(view.now.since(seen)));
-    Some(PauseStatus {
-        reason: pause.reason.clone(),
-        length_ms: pause.length.map(millis),
-        left_ms: left.map(millis),
-    })
+    Some(PauseStatus { reason: pause.reason.clone(), length_ms: pause.length.map(millis), left_ms: left.map(millis) })
 }
 
 fn change_status(view: &View, change: &Change) -> ChangeStatus {
@@ -371,13 +379,14 @@ fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A length of time as people say it: `340 ms`, `3.2 s`, `4 min`, `5 h`, `3 d`.
+/// A length of time as people say it: `340 ms`, `3.2 s`, `75 s`, `4 min`, `5 h`, `3 d`.
 pub(super) fn words(length: Duration) -> String {
     let seconds = length.as_secs();
     match seconds {
         0 => format!("{} ms", length.as_millis()),
         1..60 => format!("{}.{} s", seconds, length.subsec_millis() / 100),
-        60..7200 => format!("{} min", seconds / 60),
+        60..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
         7200..172_800 => format!("{} h", seconds / 3600),
         _ => format!("{} d", seconds / 86_400),
     }
