@@ -1,10 +1,278 @@
-//! The command line.
-fn main() -> anyhow::Result<()> {
-    mainstay::agent::init_logging()?;
-    let path = std::env::args().nth(3).unwrap_or_default();
-    let (config, warnings) = mainstay::config::load(std::path::Path::new(&path))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(mainstay::agent::run(config, warnings));
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-    result
+//! The command line: arguments in, one command run, an exit code out.
+//!
+//! Commands that talk to the agent are in `ctl::command`; the agent itself is `agent::run`. This file only reads
+//! arguments, finds config and socket, and prints failures: on stderr, with a remedy, under a code of sysexits.h.
+//! `status` ends with 0, 1 or 2 instead.
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use mainstay::agent::{self, emergency};
+use mainstay::cluster::GroupName;
+use mainstay::config::{self, Config, ConfigError, HostPort, Overrides, Warning};
+use mainstay::ctl::DEFAULT_SOCKET;
+use mainstay::ctl::client;
+use mainstay::ctl::command::{self, StatusOptions, emit};
+use mainstay::ctl::exit::{Code, Failure};
+use mainstay::ctl::protocol::{GroupDone, MAX_REASON, Request, Response};
+use mainstay::ctl::render;
+use mainstay::view::Moment;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Keeps one Redis or Valkey primary standing: agreed failover with a floating IP.
+#[derive(Debug, Parser)]
+#[command(name = "mainstay", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  status ends with 0 (healthy), 1 (degraded) or 2 (no quorum, or no agent to ask).
+  All others end with 0 or a code of sysexits.h: 64 command line, 65 no such node or group,
+  66 no such file, 69 no answer, 75 not now, 77 no permission, 78 config.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent (what the systemd unit starts)
+    Run {
+        /// The config file
+        #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+        config: PathBuf,
+        /// Ask the running cluster at this address to take this node in, if it has no state yet
+        #[arg(long, value_name = "HOST:PORT")]
+        join: Option<HostPort>,
+    },
+    /// Show every group and node as this node sees them
+    Status {
+        /// Only this group
+        #[arg(long, value_name = "GROUP")]
+        group: Option<String>,
+        /// As JSON, with stable keys
+        #[arg(long)]
+        json: bool,
+        /// Again every second, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Hand the primary over to another node without losing a write; waits for the end
+    Switchover {
+        /// The group; needed where there is more than one
+        #[arg(long, value_name = "GROUP")]
+        group: Option<String>,
+        /// The node to hand over to; without it the best follower is taken
+        #[arg(long, value_name = "NODE")]
+        to: Option<String>,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Stop automatic promotion for a while, in the whole cluster
+    Pause {
+        /// For how long, such as 10m or 2h; without it until `mainstay resume`
+        #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+        length: Option<Duration>,
+        /// Why, for whoever looks at `mainstay status` later
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, value_parser = reason)]
+        reason: String,
+        /// Only this group
+        #[arg(long, value_name = "GROUP")]
+        group: Option<String>,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Allow automatic promotion again
+    Resume {
+        /// Only this group
+        #[arg(long, value_name = "GROUP")]
+        group: Option<String>,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// List the nodes of the cluster
+    Members {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Take a node out of the cluster for good
+    Leave {
+        /// The node's name
+        #[arg(value_name = "NODE")]
+        node: String,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Stop serving on this host now: seal its instances and drop its VIPs, agent running or not
+    Fence {
+        /// Only where this host's lease has lapsed and no agent runs (for ExecStopPost)
+        #[arg(long)]
+        if_lapsed: bool,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Print a new cluster key
+    Keygen,
+}
+
+/// How to find the local agent.
+#[derive(Debug, Args)]
+struct SocketArgs {
+    /// The agent's control socket; else the one of --config, else /run/mainstay/mainstay.sock
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// The config file that names the control socket
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl SocketArgs {
+    fn path(&self) -> Result<PathBuf, Failure> {
+        match (&self.socket, &self.config) {
+            (Some(socket), _) => Ok(socket.clone()),
+            (None, Some(config)) => Ok(config::load(config).map_err(config_failure)?.0.control_socket),
+            (None, None) => Ok(PathBuf::from(DEFAULT_SOCKET)),
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    config::parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    if text.len() > MAX_REASON {
+        return Err(format!("it has {} bytes; at most {MAX_REASON} are kept", text.len()));
+    }
+    Ok(text.to_owned())
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // To stdout if asked for, to stderr if not; a closed one changes nothing.
+            let _ = error.print();
+            return ExitCode::from(if asked { 0 } else { Code::Usage as u8 });
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(run(cli.command)),
+        Err(error) => Err(Failure::new(Code::Software, format!("the runtime cannot be started: {error}"), "")),
+    };
+    match ended {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("mainstay: {failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<u8, Failure> {
+    let group = |name: Option<String>| name.map(GroupName);
+    match command {
+        Command::Run { config, join } => {
+            let (config, warnings) = config::load_with(&config, &Overrides { join }).map_err(config_failure)?;
+            run_agent(config, warnings).await
+        }
+        Command::Status { group: name, json, watch, socket } => {
+            command::status(&socket.path()?, &StatusOptions { group: group(name), json, watch }).await
+        }
+        Command::Switchover { group: name, to, socket } => {
+            command::change(&socket.path()?, &Request::Switchover { group: group(name), to }).await
+        }
+        Command::Pause { length, reason, group: name, socket } => {
+            command::change(&socket.path()?, &Request::Pause { group: group(name), length, reason }).await
+        }
+        Command::Resume { group: name, socket } => {
+            command::change(&socket.path()?, &Request::Resume { group: group(name) }).await
+        }
+        Command::Members { json, socket } => command::members(&socket.path()?, json).await,
+        Command::Leave { node, socket } => command::change(&socket.path()?, &Request::Leave { node }).await,
+        Command::Fence { if_lapsed, socket } => fence(if_lapsed, &socket).await,
+        Command::Keygen => {
+            let key = mainstay::wire::generate_key().map_err(|error| Failure::new(Code::Software, error, ""))?;
+            emit(&format!("{key}\n")).map(|_| 0)
+        }
+    }
+}
+
+async fn run_agent(config: Config, warnings: Vec<Warning>) -> Result<u8, Failure> {
+    match agent::run(config, warnings).await {
+        Ok(()) => Ok(0),
+        Err(error) => Err(Failure::new(Code::Software, format!("{error:#}"), "")),
+    }
+}
+
+/// Through the agent if it does it; else, for it is the emergency brake, without it.
+async fn fence(if_lapsed: bool, args: &SocketArgs) -> Result<u8, Failure> {
+    let file = args.config.clone().unwrap_or_else(|| PathBuf::from(config::DEFAULT_PATH));
+    let loaded = config::load(&file);
+    let socket = match (&args.socket, &loaded) {
+        (Some(socket), _) => socket.clone(),
+        (None, Ok((config, _))) => config.control_socket.clone(),
+        (None, Err(_)) => PathBuf::from(DEFAULT_SOCKET),
+    };
+    let request = if if_lapsed { Request::Members {} } else { Request::FenceHere {} };
+    match client::ask(&socket, &request).await {
+        Ok(_) if if_lapsed => {
+            emit("left alone: an agent runs here and looks after its lease itself\n")?;
+            return Ok(0);
+        }
+        Ok(Response::Done(done)) => return emit(&render::done(&done)).map(|_| 0),
+        Ok(Response::Refused(refused)) => {
+            eprintln!("mainstay: the agent did not fence: {}; going on without it", refused.why)
+        }
+        Ok(_) => eprintln!("mainstay: the agent did not fence; going on without it"),
+        Err(error) if error.nobody() => {}
+        Err(error) => eprintln!("mainstay: {error}; going on without it"),
+    }
+    let (config, _) = loaded.map_err(config_failure)?;
+    fence_directly(&config, &socket, if_lapsed).await
+}
+
+async fn fence_directly(config: &Config, socket: &Path, if_lapsed: bool) -> Result<u8, Failure> {
+    let stamps = agent::stamp::read(socket);
+    let scope = match if_lapsed {
+        true => emergency::Scope::IfLapsed { stamps: &stamps, now: boottime()? },
+        false => emergency::Scope::All,
+    };
+    let fenced = emergency::fence(config, scope).await;
+    if fenced.is_empty() {
+        emit("nothing to fence: the config has no [[group]], this node is a witness\n")?;
+    }
+    let mut worst = 0;
+    for group in fenced {
+        if !group.done.is_empty() {
+            emit(&render::group_lines(&[GroupDone { group: group.group.clone(), text: group.done.join("; ") }]))?;
+        }
+        for trouble in &group.failed {
+            eprintln!("mainstay: {}: {}", group.group, trouble.text);
+            let code = if trouble.permission { Code::NoPerm } else { Code::Unavailable };
+            worst = worst.max(code as u8);
+        }
+    }
+    Ok(worst)
+}
+
+/// CLOCK_BOOTTIME, which the stamps are written in: it runs on through suspend.
+fn boottime() -> Result<Moment, Failure> {
+    let read = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    let now =
+        read.map_err(|error| Failure::new(Code::Software, format!("CLOCK_BOOTTIME cannot be read: {error}"), ""))?;
+    let nanos = Duration::from(now).as_nanos();
+    Ok(Moment(u64::try_from(nanos).unwrap_or(u64::MAX)))
+}
+
+/// The config's own words, which name file and line.
+fn config_failure(error: ConfigError) -> Failure {
+    Failure { code: error.exit_code(), what: error.to_string(), remedy: String::new() }
 }

@@ -8,6 +8,7 @@
 
 mod clock;
 mod desk;
+pub mod emergency;
 mod logging;
 mod narrate;
 mod notify;

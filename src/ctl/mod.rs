@@ -17,5 +17,8 @@ pub mod report;
 pub mod server;
 pub mod status;
 
+/// Where the control socket is when neither `--socket` nor a config says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/mainstay/mainstay.sock";
+
 #[cfg(test)]
 mod tests;

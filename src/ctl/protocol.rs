@@ -63,8 +63,8 @@ impl Request {
     /// How long the agent has to answer. After that the server answers in its place that it did not.
     pub fn patience(&self) -> Duration {
         match self {
-            Self::Status {} | Self::Members {} => Duration::from_secs(2),
-            Self::Pause { .. } | Self::Resume { .. } | Self::FenceHere {} => Duration::from_secs(5),
+            Self::Status {} | Self::Members {} | Self::FenceHere {} => Duration::from_secs(2),
+            Self::Pause { .. } | Self::Resume { .. } => Duration::from_secs(5),
             Self::Switchover { .. } | Self::Leave { .. } => Duration::from_secs(15),
         }
     }

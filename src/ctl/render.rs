@@ -8,7 +8,7 @@
 //! an operator is stripped of control characters, so that nothing can draw on another operator's terminal.
 
 use super::protocol::{Done, GroupDone, MembersReport, Switched};
-use super::report::{ChangeStatus, GroupStatus, Health, InstanceStatus, NodeStatus, StatusReport};
+use super::report::{ChangeStatus, GroupStatus, Health, InstanceStatus, NodeStatus, PostureWord, Role, StatusReport};
 use super::status::words;
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use std::fmt::Display;
@@ -20,6 +20,9 @@ pub struct Style {
     /// Whether to paint the lines that matter most.
     pub colour: bool,
 }
+
+/// What paints a group's line red.
+const ALARMS: [&str; 3] = [": NO PRIMARY", " DOES NOT SERVE", " NOWHERE"];
 
 /// The whole report.
 pub fn status(report: &StatusReport, style: Style) -> String {
@@ -78,8 +81,12 @@ fn switched_text(switched: &Switched) -> String {
 }
 
 fn group_text(report: &StatusReport, group: &GroupStatus) -> String {
+    let serves = |node: &String| {
+        group.instances.iter().any(|found| found.node == *node && found.posture == PostureWord::Serving)
+    };
     let primary = match (&group.primary, &group.last_primary) {
-        (Some(primary), _) => format!("primary {primary}"),
+        (Some(primary), _) if serves(primary) => format!("primary {primary}"),
+        (Some(primary), _) => format!("primary {primary} DOES NOT SERVE"),
         (None, Some(last)) => format!("NO PRIMARY (was {last})"),
         (None, None) => "NO PRIMARY yet".to_owned(),
     };
@@ -100,7 +107,8 @@ fn group_text(report: &StatusReport, group: &GroupStatus) -> String {
         out.push_str(&item("PAUSED ", &format!("{left}: {reason}")));
     }
     if let Some(waits) = &group.waits {
-        out.push_str(&item("WAITS ", waits));
+        let text = waits.strip_prefix("waiting ").unwrap_or(waits);
+        out.push_str(&item(if text == waits { "WAITS: " } else { "WAITS " }, text));
     }
     out.push_str(&instance_table(&group.instances));
     if let Some(change) = group.changes.first() {
@@ -129,8 +137,12 @@ fn verdict(report: &StatusReport) -> String {
         out.push_str(&item("", problem));
     }
     for group in &report.groups {
+        let head = format!("{}: ", group.name);
         for problem in &group.problems {
-            out.push_str(&item(&format!("{}: ", group.name), problem));
+            out.push_str(&item(&head, problem));
+        }
+        if group.paused {
+            out.push_str(&item(&head, "automatic promotion is paused"));
         }
     }
     out
@@ -156,8 +168,8 @@ fn node_table(nodes: &[NodeStatus]) -> String {
     let header = ["NODE", "ADDRESS", "ROLE", "REACHABLE", "REASON"];
     let rows = nodes.iter().map(|node| {
         let role = match node.role {
-            super::report::Role::Voter => "voter",
-            super::report::Role::Learner => "learner",
+            Role::Voter => "voter",
+            Role::Learner => "learner",
         };
         let reachable = if node.reachable { "yes" } else { "NO" };
         [node.name.clone(), node.address.clone(), role.to_owned(), reachable.to_owned(), one_line(&node.reason)]
@@ -207,9 +219,9 @@ fn paint(text: &str, style: Style) -> String {
             "HEALTHY" => "1;32",
             "DEGRADED" => "1;33",
             "NO QUORUM" => "1;31",
-            _ if line.starts_with("GROUP ") && (line.contains(": NO PRIMARY") || line.ends_with("NOWHERE")) => "1;31",
+            _ if line.starts_with("GROUP ") && ALARMS.iter().any(|alarm| line.contains(alarm)) => "1;31",
             _ if line.starts_with("GROUP ") => "1",
-            _ if line.starts_with("  PAUSED ") || line.starts_with("  WAITS ") => "33",
+            _ if line.starts_with("  PAUSED ") || line.starts_with("  WAITS") => "33",
             _ => return format!("{line}\n"),
         };
         format!("\u{1b}[{code}m{line}\u{1b}[0m\n")

@@ -292,11 +292,13 @@ fn waits(
         return None;
     }
     if !quorum {
-        return Some("a Raft leader: nothing is promoted without a majority".to_owned());
+        return Some("waiting for a Raft leader: nothing is promoted without a majority".to_owned());
     }
     match decide::choose(view, name, group, seat) {
         Choice::Wait(reason) => Some(reason.to_string()),
-        Choice::Promote(chosen) => Some(format!("the promotion of {} to be committed", view.name_of(chosen.node))),
+        Choice::Promote(chosen) => {
+            Some(format!("waiting for the promotion of {} to be committed", view.name_of(chosen.node)))
+        }
     }
 }
 
@@ -377,13 +379,14 @@ fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A length of time as people say it: `340 ms`, `3.2 s`, `4 min`, `5 h`, `3 d`.
+/// A length of time as people say it: `340 ms`, `3.2 s`, `75 s`, `4 min`, `5 h`, `3 d`.
 pub(super) fn words(length: Duration) -> String {
     let seconds = length.as_secs();
     match seconds {
         0 => format!("{} ms", length.as_millis()),
         1..60 => format!("{}.{} s", seconds, length.subsec_millis() / 100),
-        60..7200 => format!("{} min", seconds / 60),
+        60..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
         7200..172_800 => format!("{} h", seconds / 3600),
         _ => format!("{} d", seconds / 86_400),
     }
