@@ -206,6 +206,7 @@ async fn run(command: Command) -> Result<u8, Failure> {
 }
 
 async fn run_agent(config: Config, warnings: Vec<Warning>) -> Result<u8, Failure> {
+    agent::init_logging().map_err(|error| Failure::new(Code::Software, format!("{error:#}"), ""))?;
     match agent::run(config, warnings).await {
         Ok(()) => Ok(0),
         Err(error) => Err(Failure::new(Code::Software, format!("{error:#}"), "")),

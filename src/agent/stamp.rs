@@ -31,6 +31,11 @@ pub fn path_beside(socket: &Path) -> PathBuf {
     socket.with_extension("lease")
 }
 
+/// What the stamps beside a control socket say now: for `mainstay fence`, which runs without an agent.
+pub fn read(socket: &Path) -> BTreeMap<GroupName, Stamp> {
+    Stamps::open(socket).stamps
+}
+
 impl Stamps {
     /// Reads what the agent before this one left. A stamp of another boot, or one that is no stamp, says nothing.
     pub fn open(socket: &Path) -> Self {

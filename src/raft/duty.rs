@@ -25,6 +25,7 @@ pub(super) async fn run(inner: Arc<Inner>, raft: Raft) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut leadership = inner.leadership.subscribe();
     let mut led = false;
+    let mut trouble = None;
     loop {
         tokio::select! {
             _ = tick.tick() => {}
@@ -41,10 +42,15 @@ pub(super) async fn run(inner: Arc<Inner>, raft: Raft) {
         }
         let _alone = inner.changing.lock().await;
         if let Some(step) = next_step(&inner, &raft) {
-            tracing::info!(?step, "membership");
-            if let Err(why) = take(&inner, &raft, step).await {
+            if trouble.is_none() {
+                tracing::info!(?step, "membership");
+            }
+            let failed = take(&inner, &raft, step).await.err();
+            // Once for each reason, not five times a second.
+            if let Some(why) = failed.as_ref().filter(|_| failed != trouble) {
                 tracing::warn!(why, "a change of the membership was not done, trying again");
             }
+            trouble = failed;
         }
     }
 }

@@ -148,7 +148,34 @@ pub(super) async fn form(inner: &Arc<Inner>, request: FormRequest) -> bool {
     let same =
         request.incarnation == identity.incarnation && request.members == listed(inner) && request.generation != 0;
     let number = identity.node_id.is_none_or(|id| id == request.node_id);
-    new && same && number && enrol(inner, request.node_id, request.generation).await.is_ok()
+    if !(new && same && number) || enrol(inner, request.node_id, request.generation).await.is_err() {
+        return false;
+    }
+    // The founder asks for votes as soon as all have answered.
+    inner.start_raft(request.node_id).await.is_ok()
+}
+
+/// Tells when every member turns this node away: it was removed, or is not the node it says it is.
+pub(super) async fn watch_standing(inner: Arc<Inner>) {
+    let (mut refusal, mut up) = (inner.peers.refusal(), inner.peers.up());
+    loop {
+        let said = refusal.borrow_and_update().clone();
+        let connected = up.borrow_and_update().values().any(|up| *up);
+        let standing = inner.formation.borrow().clone();
+        match (said, standing) {
+            (Some(why), Formation::Member { .. }) if !connected => tell(&inner, Formation::Refused { why }),
+            (None, Formation::Refused { .. }) if connected => {
+                if let Some(id) = inner.id().filter(|_| arrived(&inner)) {
+                    tell(&inner, Formation::Member { id });
+                }
+            }
+            _ => {}
+        }
+        tokio::select! {
+            changed = refusal.changed() => if changed.is_err() { return },
+            changed = up.changed() => if changed.is_err() { return },
+        }
+    }
 }
 
 struct Listed {

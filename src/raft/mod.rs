@@ -29,7 +29,8 @@ pub use error::{LeaveError, ProposeError, RaftError, RequestError, TransferError
 use crate::cluster::{Command, NodeId, Rejection};
 use crate::store::{Machine, Peer, Store, TypeConfig};
 use crate::wire::{
-    self, ClientOptions, Conn, Fault, GossipSent, Hello, Keys, ListenOptions, Listener, ServeOptions, Timing, WireError,
+    self, Admission, ClientOptions, Conn, Fault, GossipSent, Hello, Keys, ListenOptions, Listener, ServeOptions,
+    Timing, WireError,
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -41,7 +42,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use timing::Timings;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 type Raft = openraft::Raft<TypeConfig, Machine>;
@@ -185,12 +186,13 @@ pub(crate) struct Inner {
     /// Membership changes go one by one.
     changing: tokio::sync::Mutex<()>,
     tasks: Mutex<JoinSet<()>>,
-    served: Mutex<JoinSet<()>>,
+    /// Connections that peers and guests made.
+    served: Mutex<Vec<(Arc<Hello>, AbortHandle)>>,
     listener: Mutex<Option<Listener>>,
     nudges: std::sync::atomic::AtomicU64,
 }
 
-/// This node's part in the cluster. Clones share it.
+/// This node's part in the cluster. Clones share it; it runs until [`RaftNode::shutdown`].
 #[derive(Clone)]
 pub struct RaftNode {
     inner: Arc<Inner>,
@@ -248,7 +250,7 @@ impl RaftNode {
         self.inner.peers.gossip(to, kind, body.into())
     }
 
-    /// Asks the agent of a peer.
+    /// Asks the agent of a peer; a node is no peer of itself.
     ///
     /// # Errors
     /// No such peer, no connection, no answer in time, or a fault for an answer.
@@ -299,7 +301,7 @@ impl RaftNode {
         self.inner.roster.sever(severed);
         if severed {
             self.inner.peers.clear();
-            locked(&self.inner.served).abort_all();
+            self.inner.hang_up(|_| true);
         } else {
             self.inner.follow_members();
         }
@@ -314,8 +316,10 @@ impl RaftNode {
             let _ = tokio::time::timeout(STOP_BOUND, raft.shutdown()).await;
         }
         locked(&inner.listener).take();
-        locked(&inner.served).abort_all();
+        inner.hang_up(|_| true);
         inner.peers.clear();
+        // The sockets close as the runtime drops the tasks that were ended.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -328,6 +332,8 @@ impl Inner {
         hello.node_id = identity.node_id.map(|id| id.0);
         let local = wire::Local::new(hello, keys);
         let roster = Arc::new(Roster::new(local.clone()));
+        let known = store.applied().borrow().membership.clone();
+        roster.set(known.membership().nodes().map(|(id, peer)| (*id, peer.clone())).collect());
         let wire_timing = wire_timing(lease);
         let client = ClientOptions {
             backoff_min: Duration::from_millis(10),
@@ -366,8 +372,27 @@ impl Inner {
         Ok(((inner, bind), Inbox { gossip, links }))
     }
 
+    /// Whoever was removed learns it as it dials again; first the answer to its own request to leave may reach it.
+    async fn part_with_strangers(self: Arc<Self>) {
+        tokio::time::sleep(self.timings.lease).await;
+        self.hang_up(|peer| self.roster.admit(peer).is_err());
+    }
+
+    /// Ends the connections of these peers.
+    fn hang_up(&self, of: impl Fn(&Hello) -> bool) {
+        locked(&self.served).retain(|(peer, serving)| {
+            let ends = of(peer);
+            if ends {
+                serving.abort();
+            }
+            !ends
+        });
+    }
+
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        locked(&self.tasks).spawn(task);
+        let mut tasks = locked(&self.tasks);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
     }
 
     async fn listen(self: &Arc<Self>, bind: &str) -> Result<Listener, RaftError> {
@@ -377,13 +402,15 @@ impl Inner {
             let Some(inner) = weak.upgrade() else { return };
             match conn {
                 Ok(conn) => {
-                    let mut served = locked(&inner.served);
-                    while served.try_join_next().is_some() {}
+                    let peer = conn.peer().clone();
                     let desk = Arc::new(serve::Desk { inner: inner.clone() });
-                    served.spawn(async move {
+                    let serving = tokio::spawn(async move {
                         let reason = wire::serve(conn, desk, ServeOptions::default()).await;
                         tracing::debug!(%from, %reason, "connection ended");
                     });
+                    let mut served = locked(&inner.served);
+                    served.retain(|(_, serving)| !serving.is_finished());
+                    served.push((peer, serving.abort_handle()));
                 }
                 Err(reason) => tracing::debug!(%from, %reason, "connection not taken"),
             }
@@ -407,6 +434,7 @@ impl Inner {
         self.spawn(nudge::run(self.clone(), raft.clone()));
         self.spawn(duty::run(self.clone(), raft.clone()));
         self.spawn(nudge::end_silence(self.clone(), raft.clone()));
+        self.spawn(formation::watch_standing(self.clone()));
         Ok(raft)
     }
 
@@ -434,11 +462,12 @@ impl Inner {
 
     /// Lets roster and connections follow the membership. An address that a node introduced itself with counts more
     /// than the one it was taken in with.
-    fn follow_members(&self) {
+    fn follow_members(self: &Arc<Self>) {
         if let Some(metrics) = self.metrics() {
             let members = Self::members_of(&metrics);
             if !members.is_empty() {
                 self.roster.set(members);
+                self.spawn(self.clone().part_with_strangers());
             }
         }
         if self.roster.is_severed() {
@@ -454,5 +483,6 @@ impl Inner {
 }
 
 fn wire_timing(lease: Duration) -> Timing {
-    Timing { handshake: lease.max(Duration::from_secs(1)), stall: lease }
+    // A scheduling hiccup of a short lease's length must not cost the connection: leases run out by themselves.
+    Timing { handshake: lease.max(Duration::from_secs(1)), stall: lease.max(Duration::from_millis(500)) }
 }

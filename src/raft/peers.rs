@@ -7,7 +7,9 @@ use super::roster::{Expecting, Roster};
 use super::{Gossip, LinkEvent};
 use crate::cluster::NodeId;
 use crate::store::boottime;
-use crate::wire::{CallError, ClientOptions, GossipClient, GossipSent, Lane, Local, RpcClient};
+use crate::wire::{
+    CallError, ClientOptions, GossipClient, GossipSent, Lane, LinkState, Local, RefusalCode, RpcClient, WireError,
+};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +37,7 @@ pub(super) struct Peers {
     options: ClientOptions,
     table: Mutex<BTreeMap<NodeId, Links>>,
     up: watch::Sender<BTreeMap<NodeId, bool>>,
+    refusal: watch::Sender<Option<String>>,
     events: mpsc::Sender<LinkEvent>,
     gossip: mpsc::Sender<Gossip>,
 }
@@ -48,7 +51,8 @@ impl Peers {
         gossip: mpsc::Sender<Gossip>,
     ) -> Self {
         let me = local.hello().node;
-        Self { me, roster, local, options, table: Mutex::default(), up: watch::Sender::default(), events, gossip }
+        let (up, refusal) = (watch::Sender::default(), watch::Sender::default());
+        Self { me, roster, local, options, table: Mutex::default(), up, refusal, events, gossip }
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<NodeId, Links>> {
@@ -99,6 +103,11 @@ impl Peers {
         self.up.subscribe()
     }
 
+    /// What a member last said to turn this node away for good; gone once any takes it.
+    pub(super) fn refusal(&self) -> watch::Receiver<Option<String>> {
+        self.refusal.subscribe()
+    }
+
     pub(super) fn is_up(&self, id: NodeId) -> bool {
         self.up.borrow().get(&id).copied().unwrap_or(false)
     }
@@ -120,32 +129,55 @@ impl Peers {
         self.table().get(&to).map_or(GossipSent::Down, |links| links.gossip.try_send(kind, body))
     }
 
+    fn tell(&self, node: NodeId, state: &LinkState) {
+        let up = state.is_up();
+        match state {
+            LinkState::Up { .. } => tracing::info!(%node, "peer link is up"),
+            LinkState::Down { reason } => tracing::info!(%node, %reason, "peer link is down"),
+        }
+        self.up.send_modify(|all| {
+            all.insert(node, up);
+        });
+        // The agent reads these or looks at the whole with `links`.
+        let _ = self.events.try_send(LinkEvent { node, up, at: boottime() });
+    }
+
     /// Gossip that came. An agent that does not read loses it: newer will come.
     pub(super) fn deliver(&self, gossip: Gossip) {
         let _ = self.gossip.try_send(gossip);
     }
 }
 
-async fn watch_link(peers: Arc<Peers>, node: NodeId, mut link: watch::Receiver<crate::wire::LinkState>) {
+async fn watch_link(peers: Arc<Peers>, node: NodeId, mut link: watch::Receiver<LinkState>) {
     let mut was = false;
     loop {
         let state = link.borrow_and_update().clone();
+        match &state {
+            LinkState::Up { .. } => {
+                peers.refusal.send_if_modified(|refusal| refusal.take().is_some());
+            }
+            LinkState::Down { reason } => {
+                if let Some(refusal) = turned_away(reason) {
+                    peers.refusal.send_replace(Some(refusal));
+                }
+            }
+        }
         let up = state.is_up();
         if up != was {
             was = up;
-            peers.up.send_modify(|all| {
-                all.insert(node, up);
-            });
-            if let crate::wire::LinkState::Down { reason } = &state {
-                tracing::info!(%node, %reason, "peer link is down");
-            } else {
-                tracing::info!(%node, "peer link is up");
-            }
-            // The agent reads these or looks at the whole with `links`.
-            let _ = peers.events.try_send(LinkEvent { node, up, at: boottime() });
+            peers.tell(node, &state);
         }
         if link.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// A refusal that redialling does not mend.
+fn turned_away(reason: &WireError) -> Option<String> {
+    let lasting = [RefusalCode::Cluster, RefusalCode::Generation, RefusalCode::Node, RefusalCode::Incarnation];
+    match reason {
+        WireError::Refused(refusal) if lasting.contains(&refusal.code) => Some(refusal.to_string()),
+        _ => None,
     }
 }

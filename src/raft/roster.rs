@@ -75,7 +75,10 @@ impl Roster {
         let id = theirs.node_id.map(NodeId);
         let known = id.and_then(|id| members.get(&id)).is_some_and(|peer| peer.name == theirs.node);
         if !known && !members.is_empty() {
-            let reason = format!("{} is no member of cluster {}; start it with --join", theirs.node, ours.cluster);
+            let reason = format!(
+                "{} is no member of cluster {}; if it was removed, empty its data_dir and start it with --join",
+                theirs.node, ours.cluster
+            );
             return Err(Refusal::new(RefusalCode::Node, reason));
         }
         if expected.is_some() && id != expected {
