@@ -17,6 +17,7 @@ pub(super) struct Narrator {
     waits: BTreeMap<GroupName, Reason>,
     epochs: BTreeMap<GroupName, Epoch>,
     sealing: BTreeMap<GroupName, Epoch>,
+    vips: BTreeMap<GroupName, String>,
     leader: Option<(u64, Option<crate::cluster::NodeId>)>,
 }
 
@@ -41,12 +42,26 @@ impl Narrator {
         }
         self.waits.clone_from(&decision.waits);
         self.tell_changes(view);
+        self.tell_vips(view);
         let leader = (view.leadership.term, view.leadership.leader);
         if self.leader != Some(leader) {
             if let Some(id) = view.leadership.leader {
                 tracing::info!("Raft leader of term {} is {}", view.leadership.term, view.name_of(id));
             }
             self.leader = Some(leader);
+        }
+    }
+
+    /// What is wrong with the VIP of a group that this host serves.
+    fn tell_vips(&mut self, view: &View) {
+        for (name, seat) in view.seats.iter().filter(|(name, _)| view.lease_live(name)) {
+            let trouble = seat.vip.trouble.clone().unwrap_or_default();
+            if self.vips.get(name) != Some(&trouble) {
+                if !trouble.is_empty() {
+                    tracing::error!(group = %name, "VIP: {trouble}");
+                }
+                self.vips.insert(name.clone(), trouble);
+            }
         }
     }
 

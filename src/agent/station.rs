@@ -190,9 +190,9 @@ impl Station {
         self.stop_announcing();
         let Some(vip) = self.hands.vip.clone() else { return };
         let (group, events) = (self.group.clone(), self.events.clone());
-        let dropped = vip.drop_address();
+        let notice = self.hands.lease / 8;
         tokio::spawn(async move {
-            match dropped.await {
+            match vip.withdraw(notice).await {
                 Ok(()) => {
                     let _ = events.send(What::Vip { group, seen: VipSight::Removed }).await;
                 }
@@ -259,7 +259,6 @@ async fn pump_vip(group: GroupName, mut seen: mpsc::Receiver<VipEvent>, events: 
             VipEvent::Removed => VipSight::Removed,
             VipEvent::Conflict { mac } => {
                 let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-                tracing::error!(group = %group, mac, "another host answers for the VIP; take it off there");
                 VipSight::Conflict { mac }
             }
             VipEvent::LinkChanged { up } => {

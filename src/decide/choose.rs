@@ -57,6 +57,10 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     if all.len() < need && (group.durability == Durability::Quorum || !waited) {
         return Choice::Wait(Reason::AwaitingProof { have: all.len(), need });
     }
+    // A planned change waits for the node it was planned for, as long as for the proof.
+    if let Some(target) = to.filter(|target| !waited && all.iter().all(|(node, _)| node != target)) {
+        return Choice::Wait(Reason::AwaitingReports(vec![view.name_of(target)]));
+    }
     // S4: one that failed to serve its last promotion is passed over if the proof holds without it.
     let failed = group.primary_node().filter(|_| why == Why::NeverServed);
     let others: Vec<(NodeId, &Report)> = all.iter().copied().filter(|(node, _)| Some(*node) != failed).collect();

@@ -333,9 +333,8 @@ fn keep_vip(view: &View, policy: &Policy, name: &GroupName, group: &Group, seat:
     let serves = seat.instance.posture == Posture::Serving(group.epoch) && !given_up;
     let Some(until) = view.lease_end(name).filter(|end| serves && *end > view.now) else {
         let fencing = matches!(seat.instance.task, Some((Task::Fence, _, _)));
-        let lingered = seat.lease.fenced >= group.epoch
-            && view.now.since(seat.lease.fenced_at) >= view.lease() / super::VIP_LINGER_PART;
-        if seat.vip.held && (group.primary_node() != Some(view.me) || lingered) && !fencing {
+        let over = group.primary_node() != Some(view.me) || seat.lease.fenced >= group.epoch;
+        if seat.vip.held && over && !fencing && !vip_lingers(view, group, seat) {
             decision.actions.push(Action::DropVip { group: name.clone() });
         }
         return;
@@ -350,6 +349,16 @@ fn keep_vip(view: &View, policy: &Policy, name: &GroupName, group: &Group, seat:
         decision.noted.vips.push(name.clone());
         decision.actions.push(Action::HoldVip { group: name.clone(), until });
     }
+}
+
+/// On an instance that is dead or sealed the VIP stays until the successor serves, but for a part of a lease at most: a
+/// client that reconnects meanwhile is refused at once, instead of losing its SYN to a host that is silent.
+fn vip_lingers(view: &View, group: &Group, seat: &Seat) -> bool {
+    let dead_or_sealed = seat.lease.given_up.is_some_and(|(_, why)| why.vip_lingers());
+    let served = group.primary_node() != Some(view.me)
+        && seat.renewal.as_ref().is_some_and(|(_, renewal)| renewal.epoch == group.epoch && renewal.serving.is_some());
+    let brief = view.now.since(seat.lease.fenced_at) < view.lease() / super::VIP_LINGER_PART;
+    dead_or_sealed && brief && !served
 }
 
 /// S1: the lease's end is mirrored, so that an agent killed and restarted within it carries on unfelt.

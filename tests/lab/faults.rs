@@ -107,6 +107,12 @@ fn one_run(c: &Cluster, story: &Story<'_>) -> (Duration, usize) {
         assert!(long.is_empty(), "two hosts held the address: {long:?}");
     }
     let gap = history.by("vip").gap(cut..served);
+    println!("n{old} -> n{now}: gap {gap:?}, failures {:?}", history.by("vip").failures());
+    if std::env::var_os("LAB_TRACE").is_some() {
+        for w in history.by("vip").writes().filter(|w| w.done > cut && w.sent < cut + gap + ms(30)) {
+            println!("  {:?} .. {:?} {:?}", w.sent.duration_since(cut), w.done.duration_since(cut), w.outcome);
+        }
+    }
     assert!(gap < BOUND, "clients waited {gap:?}");
     (gap, c.lost(&history.by("vip"), now).len())
 }
