@@ -282,6 +282,7 @@ fn act(view: &View, name: &GroupName, group: &Group, seat: &Seat, want: Want, de
                 until,
                 min_replicas: min_replicas(group, seat),
             };
+            decision.noted.tuning.push((name.clone(), primary.run_id.clone(), min_replicas(group, seat)));
             decision.task(name, Task::Serve, group.epoch, action);
         }
         Want::Follow(target) => {
@@ -320,6 +321,7 @@ fn tune(name: &GroupName, group: &Group, seat: &Seat, decision: &mut Decision) {
     let up = seat.instance.condition == Condition::Up;
     if serving && up && seat.instance.tuned.as_ref() != Some(&(run_id.clone(), wanted)) {
         let action = Action::Tune { group: name.clone(), epoch: group.epoch, min_replicas: wanted };
+        decision.noted.tuning.push((name.clone(), run_id.clone(), wanted));
         decision.task(name, Task::Tune, group.epoch, action);
     }
 }

@@ -255,6 +255,8 @@ pub enum Topic {
 pub struct Noted {
     /// Tasks begun: group, task, epoch.
     pub tasks: Vec<(GroupName, Task, Epoch)>,
+    /// `min-replicas-to-write` that a task begun sets: group, process, value.
+    pub tuning: Vec<(GroupName, RunId, u32)>,
     /// Fences begun: group, epoch, reason.
     pub fences: Vec<(GroupName, Epoch, Why)>,
     /// Proposals begun.

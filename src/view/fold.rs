@@ -323,6 +323,11 @@ impl View {
         }
         self.fold_info(name, info);
         let Some(seat) = self.seats.get_mut(name) else { return };
+        if matches!(task, Task::Serve | Task::Tune)
+            && let Some(tuning) = seat.instance.tuning.take()
+        {
+            seat.instance.tuned = Some(tuning);
+        }
         match task {
             Task::Seal => seat.instance.posture = Posture::Sealed,
             Task::Fence => {
@@ -354,6 +359,12 @@ impl View {
                 seat.remote_seal = Some((epoch, now, false));
             } else {
                 seat.instance.task = Some((task, epoch, now));
+                seat.instance.tuning = None;
+            }
+        }
+        for (name, run_id, value) in noted.tuning {
+            if let Some(seat) = self.seats.get_mut(&name) {
+                seat.instance.tuning = Some((run_id, value));
             }
         }
         for (name, epoch, why) in noted.fences {
