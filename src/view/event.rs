@@ -374,6 +374,8 @@ pub struct Report {
     pub replid: Replid,
     /// How many keys it holds.
     pub keys: u64,
+    /// Its agent is being stopped: promoted, it would give the epoch up at once.
+    pub stopping: bool,
 }
 
 /// For status.

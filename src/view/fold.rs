@@ -1,6 +1,6 @@
 //! The fold: one event at a time into the view.
 
-use super::event::{Info, Item, Noted, Outcome, Renewal, Sight, Task, VipSight, What};
+use super::event::{Info, Item, Noted, Outcome, Renewal, Sight, Task, Topic, VipSight, What};
 use super::moment::Moment;
 use super::seat::{Condition, Lease, Posture, Promise, Seat};
 use super::{Poll, View};
@@ -45,19 +45,31 @@ impl View {
             What::Instance { group, seen } => self.fold_sight(&group, seen),
             What::Vip { group, seen } => self.fold_vip(&group, seen),
             What::Done { group, task, epoch, outcome } => self.fold_done(&group, task, epoch, outcome),
-            What::Proposed { topic, accepted } => {
-                let free_at = if accepted { self.now } else { self.now + PROPOSAL_BACKOFF };
-                self.proposed.insert(topic, free_at);
-            }
+            What::Proposed { topic, accepted } => self.fold_proposed(topic, accepted),
             What::Decided(noted) => self.fold_decided(noted),
             What::Stopping => {
                 self.stopping.get_or_insert(self.now);
+                for report in self.seats.values_mut().filter_map(|seat| seat.membership.report.as_mut()) {
+                    report.stopping = true;
+                }
+                self.urgent = true;
             }
             What::FenceOrdered { group } => {
                 let epoch = self.group(&group).map(|found| found.epoch);
                 self.seats.entry(group).or_default().fence_ordered = epoch;
             }
         }
+    }
+
+    /// What was accepted may not be applied here yet: until it is, the same wish would be proposed again.
+    fn fold_proposed(&mut self, topic: Topic, accepted: bool) {
+        let begun = self.proposed.get(&topic).map(|free_at| *free_at - PROPOSAL_LIMIT);
+        let applied = match &topic {
+            Topic::Group(name) | Topic::Own(name) => self.seats.get(name).map(|seat| seat.applied_at),
+            Topic::Introduce | Topic::Guardians => None,
+        };
+        let seen = accepted && applied.is_some() && applied >= begun;
+        self.proposed.insert(topic, if seen { self.now } else { self.now + PROPOSAL_BACKOFF });
     }
 
     fn fold_applied(&mut self, state: Arc<State>) {
@@ -77,6 +89,12 @@ impl View {
             let seat = self.seats.entry(name.clone()).or_default();
             apply_group(seat, me, now, old, group);
             self.urgent = true;
+            for topic in [Topic::Group(name.clone()), Topic::Own(name.clone())] {
+                // An answered proposal only waited for this; one that is under way is still waited for.
+                if let Some(free_at) = self.proposed.get_mut(&topic).filter(|at| **at <= now + PROPOSAL_BACKOFF) {
+                    *free_at = now;
+                }
+            }
         }
     }
 

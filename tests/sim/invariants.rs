@@ -264,6 +264,11 @@ impl World {
         Ok(())
     }
 
+    /// Whether an agent is being stopped, which may take its time.
+    pub fn stopping(&self) -> bool {
+        self.hosts.iter().any(|host| host.agent.as_ref().is_none_or(|agent| agent.view.stopping.is_some()))
+    }
+
     /// Whether the leader waits for an operator, as the design allows (S13, S14, priority 0).
     pub fn needs_operator(&self) -> bool {
         use mainstay::decide::{Choice, Reason, choose};

@@ -78,6 +78,9 @@ fn settle(world: &mut World) {
         if last.is_ok() {
             return;
         }
+        if world.stopping() {
+            end = world.now + settling();
+        }
         if !helped && world.now > start + settling() / 2 && world.needs_operator() {
             world.force();
             helped = true;
