@@ -142,7 +142,10 @@ impl World {
                     self.step(host, What::Vip { group: self.group.clone(), seen: VipSight::Removed });
                 }
             }
-            Input::What(what) => self.step(host, what),
+            Input::What(mut what) => {
+                self.heard_mutation(host, &mut what);
+                self.step(host, what);
+            }
         }
     }
 
@@ -317,17 +320,9 @@ impl World {
     }
 
     /// A message arrives.
-    pub fn deliver(&mut self, from: usize, to: usize, mut items: Vec<Item>) {
+    pub fn deliver(&mut self, from: usize, to: usize, items: Vec<Item>) {
         let Some(agent) = &self.hosts[to].agent else { return };
         let life = agent.life;
-        if self.mutation == Some(Mutation::LeaseFromReply) && !self.hosts[to].stalled {
-            let received = self.hosts[to].clock(self.now);
-            for item in &mut items {
-                if let Item::Promise { sent_at, .. } = item {
-                    *sent_at = received;
-                }
-            }
-        }
         self.input(to, life, Input::What(What::Heard { from: id(from), items }));
     }
 

@@ -147,7 +147,7 @@ impl World {
 
     fn break_net(&mut self, host: usize) {
         let other = (host + 1 + self.rng.index(self.hosts.len() - 1)) % self.hosts.len();
-        match self.rng.below(5) {
+        match self.rng.below(7) {
             0 => {
                 tr!(self, "FAULT nothing from {} comes to {}", host + 1, other + 1);
                 self.net.set(host, other, true);
@@ -164,6 +164,20 @@ impl World {
             3 => {
                 tr!(self, "FAULT {} and {} are cut off from the rest", host + 1, other + 1);
                 self.net.split(&[host, other]);
+            }
+            4 => {
+                tr!(self, "FAULT nobody hears {}", host + 1);
+                self.net.mute(host);
+            }
+            5 => {
+                // Answers come late, and then nothing is asked any more.
+                self.net.lag[host] = self.rng.between(100, 600) * MS;
+                tr!(self, "FAULT what comes to {} comes {} ms late", host + 1, self.net.lag[host] / MS);
+                let pause = self.rng.between(300, 1200) * MS;
+                self.at(pause, Ev::Cure(Cure::Mute(host)));
+                let mended = pause + self.rng.between(500, 3000) * MS;
+                self.at(mended, Ev::Cure(Cure::Net));
+                return;
             }
             _ => {
                 self.net.loss = self.rng.below(400);
@@ -220,6 +234,8 @@ impl World {
             }
             Cure::Instance(host) => self.restart_instance(host),
             Cure::Unhang(host, run) => self.unhang(host, run),
+            Cure::Mute(host) if !self.healed => self.net.mute(host),
+            Cure::Mute(_) => {}
             Cure::Net => self.net.heal(),
             Cure::Slow(host) => {
                 self.hosts[host].slow_disk = false;

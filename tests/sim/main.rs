@@ -68,9 +68,8 @@ fn run(seed: u64, mutation: Option<Mutation>, tracing: bool) -> (World, Option<V
 
 /// Liveness: within the bound, with an operator's help only where the design asks for one.
 fn settle(world: &mut World) {
-    let start = world.now;
-    let mut end = start + settling();
-    let mut helped = false;
+    let mut end = world.now + settling();
+    let mut helped = 0;
     let mut last = Ok(());
     while world.now < end && world.violation.is_none() {
         world.run_until(world.now + 100 * MS);
@@ -81,9 +80,9 @@ fn settle(world: &mut World) {
         if world.stopping() {
             end = world.now + settling();
         }
-        if !helped && world.now > start + settling() / 2 && world.needs_operator() {
+        if helped < 3 && world.now > end - settling() / 2 && world.needs_operator() {
             world.force();
-            helped = true;
+            helped += 1;
             end = world.now + settling();
         }
     }

@@ -41,9 +41,20 @@ use crate::agent::id;
 use crate::redis::{Command, Upstream};
 use crate::world::World;
 use mainstay::cluster::{Lineage, Phase};
-use mainstay::view::Posture;
+use mainstay::view::{Item, Posture, What};
 
 impl World {
+    /// The mutations of what a peer said.
+    pub fn heard_mutation(&mut self, host: usize, what: &mut What) {
+        let What::Heard { items, .. } = what else { return };
+        let now = self.hosts[host].clock(self.now);
+        for item in items.iter_mut().filter(|_| self.mutation == Some(Mutation::LeaseFromReply)) {
+            if let Item::Promise { sent_at, .. } = item {
+                *sent_at = now;
+            }
+        }
+    }
+
     /// The mutations that act by themselves, before a tick.
     pub fn tick_mutation(&mut self, host: usize) {
         match self.mutation {

@@ -12,12 +12,14 @@ pub struct Net {
     pub loss: u64,
     /// Added to a message's way, at most.
     pub jitter: Ns,
+    /// Added to the way of whatever comes to a host.
+    pub lag: Vec<Ns>,
 }
 
 impl Net {
     /// A sound network.
     pub fn new(n: usize) -> Self {
-        Self { n, cut: vec![false; n * n], loss: 0, jitter: MS }
+        Self { n, cut: vec![false; n * n], loss: 0, jitter: MS, lag: vec![0; n] }
     }
 
     /// Whether anything sent from `a` comes to `b`.
@@ -46,17 +48,25 @@ impl Net {
         }
     }
 
+    /// Nothing from `host` comes to anybody.
+    pub fn mute(&mut self, host: usize) {
+        for other in (0..self.n).filter(|other| *other != host) {
+            self.set(host, other, true);
+        }
+    }
+
     /// As new.
     pub fn heal(&mut self) {
         self.cut.fill(false);
         self.loss = 0;
         self.jitter = MS;
+        self.lag.fill(0);
     }
 
     /// How long a message takes now, or that it is lost.
     pub fn delay(&self, rng: &mut Rng, a: usize, b: usize) -> Option<Ns> {
         let lost = !self.open(a, b) || rng.permille(self.loss);
-        let way = MS / 5 + rng.below(self.jitter);
+        let way = MS / 5 + rng.below(self.jitter) + self.lag[b];
         (!lost).then_some(way)
     }
 }

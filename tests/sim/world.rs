@@ -112,6 +112,7 @@ pub enum Cure {
     Instance(usize),
     Unhang(usize, u64),
     Net,
+    Mute(usize),
     Slow(usize),
 }
 
