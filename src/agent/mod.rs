@@ -279,16 +279,21 @@ impl Agent {
         let step = (self.policy.lease / 40).clamp(Duration::from_millis(5), Duration::from_millis(50));
         let mut tick = interval(step);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let idle = Instant::now();
         let mut formation = self.raft.formation();
         for (node, up) in self.raft.links() {
             self.at_once.push_back(What::Link { node, up });
         }
         loop {
+            let lapse = self.next_lapse();
             let what = match self.at_once.pop_front() {
                 Some(what) => what,
                 None => tokio::select! {
                     Some(what) = self.incoming.recv() => what,
                     due = tick.tick() => self.on_tick(due),
+                    () = tokio::time::sleep_until(lapse.unwrap_or(idle)), if lapse.is_some() => {
+                        What::Tick { unix_ms: clock::unix_ms() }
+                    }
                     () = signals.stop() => {
                         tracing::info!("asked to stop");
                         self.notifier.stopping();
@@ -315,6 +320,12 @@ impl Agent {
         }
         self.hand_leadership_over().await;
         Ok(())
+    }
+
+    /// S1: the loop wakes at the end of a lease, not at the next tick.
+    fn next_lapse(&self) -> Option<Instant> {
+        let ends = self.view.mine.iter().filter_map(|name| self.view.lease_end(name));
+        ends.filter(|end| *end > self.view.now).min().map(clock::instant)
     }
 
     /// S8: the watchdog is petted only if the round came in time.

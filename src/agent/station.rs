@@ -4,7 +4,7 @@
 //! waits for nothing. It decides nothing, and a task that was aborted reports nothing.
 
 use super::clock;
-use super::tasks::{self, Hands, Report};
+use super::tasks::{self, Hands, MAX_LAG, Report};
 use crate::cluster::{Epoch, GroupName};
 use crate::config::{GroupConfig, RedisAddress};
 use crate::decide::Action;
@@ -124,9 +124,7 @@ impl Station {
             Action::Handover { epoch, to, bound, .. } => {
                 (Task::Handover, epoch, Box::pin(tasks::handover(hands, to, bound)))
             }
-            Action::Tune { epoch, min_replicas, .. } => {
-                (Task::Tune(min_replicas), epoch, Box::pin(tasks::tune(hands, min_replicas)))
-            }
+            Action::Tune { epoch, min_replicas, .. } => (Task::Tune, epoch, Box::pin(tasks::tune(hands, min_replicas))),
             Action::Kill { .. } => (Task::Kill, Epoch(0), Box::pin(tasks::kill(process))),
             Action::ScriptKill { .. } => (Task::ScriptKill, Epoch(0), Box::pin(tasks::script_kill(hands))),
             _ => return,
@@ -309,8 +307,8 @@ pub(super) fn translate(info: &crate::redis::Info, asked: Moment) -> Info {
     let row = |row: &crate::redis::ReplicaRow| {
         // After a full resynchronisation Redis says "online" up to a second before the first acknowledgement, and
         // streams nothing until then.
-        let online = row.state == crate::redis::ReplicaState::Online && row.lag.is_some();
-        let frozen = online && row.lag.is_some_and(|lag| lag > ONLINE_LAG);
+        let online = row.state == crate::redis::ReplicaState::Online && row.lag.is_some_and(|lag| lag <= MAX_LAG);
+        let frozen = row.state == crate::redis::ReplicaState::Online && row.lag.is_some_and(|lag| lag > ONLINE_LAG);
         (!frozen).then(|| ReplicaRow {
             address: address(&row.ip, row.port),
             online,

@@ -39,7 +39,7 @@ const HANDOVER_LAG: u64 = 4 << 20;
 /// How often a successor's offset is looked at during a handover.
 const HANDOVER_LOOK: Duration = Duration::from_millis(1);
 /// `min-replicas-max-lag` (S5).
-const MAX_LAG: Duration = Duration::from_secs(1);
+pub(super) const MAX_LAG: Duration = Duration::from_secs(1);
 /// Waits before an attach that did not come up is tried again; Redis itself tries once a second only.
 const RETRY_LINK: [u64; 8] = [15, 30, 60, 120, 240, 480, 900, 900];
 

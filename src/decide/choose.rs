@@ -36,8 +36,18 @@ pub fn choose(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Choi
         return Choice::Wait(Reason::AwaitingSeals(late.map(|id| view.name_of(id)).collect()));
     }
     let reports = reports(view, name, seat, next);
+    let choice = choose_among(view, group, seat, &reports);
+    match &choice {
+        Choice::Promote(chosen) if reports.get(&chosen.node).is_some_and(|report| report.stopping) => {
+            Choice::Wait(Reason::AwaitingRestart(view.name_of(chosen.node)))
+        }
+        _ => choice,
+    }
+}
+
+fn choose_among(view: &View, group: &Group, seat: &Seat, reports: &BTreeMap<NodeId, &Report>) -> Choice {
     if group.epoch == Epoch(0) {
-        return choose_first(view, group, &reports);
+        return choose_first(view, group, reports);
     }
     let with_lineage: Vec<(NodeId, &Report)> = reports
         .iter()
@@ -45,7 +55,7 @@ pub fn choose(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Choi
         .map(|(node, report)| (*node, *report))
         .collect();
     if with_lineage.is_empty() {
-        return choose_cold(view, group, seat, &reports);
+        return choose_cold(view, group, seat, reports);
     }
     choose_proved(view, group, seat, &with_lineage)
 }
@@ -61,10 +71,14 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     if let Some(target) = to.filter(|target| !waited && all.iter().all(|(node, _)| node != target)) {
         return Choice::Wait(Reason::AwaitingReports(vec![view.name_of(target)]));
     }
-    // S4: one that failed to serve its last promotion is passed over if the proof holds without it.
+    // S4: one that failed to serve its last promotion, or whose agent is being stopped, is passed over if the proof
+    // holds without it.
     let failed = group.primary_node().filter(|_| why == Why::NeverServed);
-    let others: Vec<(NodeId, &Report)> = all.iter().copied().filter(|(node, _)| Some(*node) != failed).collect();
-    let pool = if failed.is_some() && others.len() >= need { &others } else { all };
+    let able = |(node, report): &(NodeId, &Report)| Some(*node) != failed && !report.stopping;
+    let others: Vec<(NodeId, &Report)> = all.iter().copied().filter(able).collect();
+    let enough = others.len() >= need
+        || (group.durability == Durability::Available && waited && all.iter().any(|(_, report)| report.stopping));
+    let pool = if enough && !others.is_empty() { &others } else { all };
     let most = pool.iter().map(|(_, report)| (report.lineage, report.offset)).max();
     let priority = |node: NodeId| group.members.get(&node).map_or(0, |member| member.priority);
     let best = pool.iter().filter(|(node, _)| priority(*node) > 0).max_by_key(|(node, report)| {
@@ -73,7 +87,7 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     let Some((node, report)) = best else { return Choice::Wait(Reason::NobodyPromotable) };
     // The sentence counts those that left F without the two commits as well (S5).
     let uncounted = group.departed.keys().filter(|node| !group.followers.contains_key(node)).count();
-    let proved = all.len() >= need + uncounted && Some((report.lineage, report.offset)) == most;
+    let proved = pool.len() >= need + uncounted && Some((report.lineage, report.offset)) == most;
     let guarantee = if proved { Guarantee::Kept } else { Guarantee::BestReached };
     Choice::Promote(chosen(*node, report, guarantee))
 }

@@ -266,7 +266,7 @@ fn act(view: &View, name: &GroupName, group: &Group, seat: &Seat, want: Want, de
         return;
     }
     let sealing = matches!(want, Want::Seal(_));
-    let interruptible = matches!(running, Some(Task::Follow | Task::Serve | Task::Tune(_)));
+    let interruptible = matches!(running, Some(Task::Follow | Task::Serve | Task::Tune));
     if (running.is_some() && !(sealing && interruptible)) || view.now < seat.instance.retry_at {
         return;
     }
@@ -282,6 +282,7 @@ fn act(view: &View, name: &GroupName, group: &Group, seat: &Seat, want: Want, de
                 until,
                 min_replicas: min_replicas(group, seat),
             };
+            decision.noted.tuning.push((name.clone(), primary.run_id.clone(), min_replicas(group, seat)));
             decision.task(name, Task::Serve, group.epoch, action);
         }
         Want::Follow(target) => {
@@ -320,7 +321,8 @@ fn tune(name: &GroupName, group: &Group, seat: &Seat, decision: &mut Decision) {
     let up = seat.instance.condition == Condition::Up;
     if serving && up && seat.instance.tuned.as_ref() != Some(&(run_id.clone(), wanted)) {
         let action = Action::Tune { group: name.clone(), epoch: group.epoch, min_replicas: wanted };
-        decision.task(name, Task::Tune(wanted), group.epoch, action);
+        decision.noted.tuning.push((name.clone(), run_id.clone(), wanted));
+        decision.task(name, Task::Tune, group.epoch, action);
     }
 }
 

@@ -74,6 +74,8 @@ pub enum Reason {
     Paused(String),
     /// Two sets of data that are not kin: an operator must choose (S13).
     TwoDataSets(Vec<String>),
+    /// The best data lies where the agent is being stopped.
+    AwaitingRestart(String),
     /// Nobody may be promoted: priority 0.
     NobodyPromotable,
     /// The silent primary's instance is being sealed over the network.
@@ -122,6 +124,9 @@ impl fmt::Display for Reason {
                 "{} hold data that are not kin, and nothing is thrown away; choose with `mainstay bootstrap --primary NODE`",
                 who.join(" and ")
             ),
+            Self::AwaitingRestart(who) => {
+                write!(f, "waiting for the agent of {who}, which holds the best data and is being stopped")
+            }
             Self::NobodyPromotable => write!(f, "nobody may be promoted: every candidate has priority 0"),
             Self::SealingRemotely => write!(f, "sealing the silent primary's instance over the network"),
         }

@@ -207,8 +207,8 @@ pub enum Task {
     Serve,
     /// S10, up to the frozen offset reached by the successor.
     Handover,
-    /// Set min-replicas-to-write to this.
-    Tune(u32),
+    /// Set min-replicas-to-write.
+    Tune,
     /// Kill a hung process.
     Kill,
     /// Stop a script that blocks the instance.
@@ -255,6 +255,8 @@ pub enum Topic {
 pub struct Noted {
     /// Tasks begun: group, task, epoch.
     pub tasks: Vec<(GroupName, Task, Epoch)>,
+    /// `min-replicas-to-write` that a task begun sets: group, process, value.
+    pub tuning: Vec<(GroupName, RunId, u32)>,
     /// Fences begun: group, epoch, reason.
     pub fences: Vec<(GroupName, Epoch, Why)>,
     /// Proposals begun.
@@ -372,6 +374,8 @@ pub struct Report {
     pub replid: Replid,
     /// How many keys it holds.
     pub keys: u64,
+    /// Its agent is being stopped: promoted, it would give the epoch up at once.
+    pub stopping: bool,
 }
 
 /// For status.

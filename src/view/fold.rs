@@ -1,6 +1,6 @@
 //! The fold: one event at a time into the view.
 
-use super::event::{Info, Item, Noted, Outcome, Renewal, Sight, Task, VipSight, What};
+use super::event::{Info, Item, Noted, Outcome, Renewal, Sight, Task, Topic, VipSight, What};
 use super::moment::Moment;
 use super::seat::{Condition, Lease, Posture, Promise, Seat};
 use super::{Poll, View};
@@ -45,19 +45,31 @@ impl View {
             What::Instance { group, seen } => self.fold_sight(&group, seen),
             What::Vip { group, seen } => self.fold_vip(&group, seen),
             What::Done { group, task, epoch, outcome } => self.fold_done(&group, task, epoch, outcome),
-            What::Proposed { topic, accepted } => {
-                let free_at = if accepted { self.now } else { self.now + PROPOSAL_BACKOFF };
-                self.proposed.insert(topic, free_at);
-            }
+            What::Proposed { topic, accepted } => self.fold_proposed(topic, accepted),
             What::Decided(noted) => self.fold_decided(noted),
             What::Stopping => {
                 self.stopping.get_or_insert(self.now);
+                for report in self.seats.values_mut().filter_map(|seat| seat.membership.report.as_mut()) {
+                    report.stopping = true;
+                }
+                self.urgent = true;
             }
             What::FenceOrdered { group } => {
                 let epoch = self.group(&group).map(|found| found.epoch);
                 self.seats.entry(group).or_default().fence_ordered = epoch;
             }
         }
+    }
+
+    /// What was accepted may not be applied here yet: until it is, the same wish would be proposed again.
+    fn fold_proposed(&mut self, topic: Topic, accepted: bool) {
+        let begun = self.proposed.get(&topic).map(|free_at| *free_at - PROPOSAL_LIMIT);
+        let applied = match &topic {
+            Topic::Group(name) | Topic::Own(name) => self.seats.get(name).map(|seat| seat.applied_at),
+            Topic::Introduce | Topic::Guardians => None,
+        };
+        let seen = accepted && applied.is_some() && applied >= begun;
+        self.proposed.insert(topic, if seen { self.now } else { self.now + PROPOSAL_BACKOFF });
     }
 
     fn fold_applied(&mut self, state: Arc<State>) {
@@ -77,6 +89,12 @@ impl View {
             let seat = self.seats.entry(name.clone()).or_default();
             apply_group(seat, me, now, old, group);
             self.urgent = true;
+            for topic in [Topic::Group(name.clone()), Topic::Own(name.clone())] {
+                // An answered proposal only waited for this; one that is under way is still waited for.
+                if let Some(free_at) = self.proposed.get_mut(&topic).filter(|at| **at <= now + PROPOSAL_BACKOFF) {
+                    *free_at = now;
+                }
+            }
         }
     }
 
@@ -323,6 +341,11 @@ impl View {
         self.fold_info(name, info);
         let now = self.now;
         let Some(seat) = self.seats.get_mut(name) else { return };
+        if matches!(task, Task::Serve | Task::Tune)
+            && let Some(tuning) = seat.instance.tuning.take()
+        {
+            seat.instance.tuned = Some(tuning);
+        }
         match task {
             Task::Seal => seat.instance.posture = Posture::Sealed,
             Task::Fence => {
@@ -338,7 +361,6 @@ impl View {
                 seat.instance.posture = Posture::Serving(epoch);
                 seat.lease.renew_now = true;
             }
-            Task::Tune(value) => seat.instance.tuned = seat.instance.run_id().cloned().map(|run_id| (run_id, value)),
             _ => {}
         }
         if matches!(task, Task::Seal | Task::Fence) {
@@ -354,6 +376,12 @@ impl View {
                 seat.remote_seal = Some((epoch, now, false));
             } else {
                 seat.instance.task = Some((task, epoch, now));
+                seat.instance.tuning = None;
+            }
+        }
+        for (name, run_id, value) in noted.tuning {
+            if let Some(seat) = self.seats.get_mut(&name) {
+                seat.instance.tuning = Some((run_id, value));
             }
         }
         for (name, epoch, why) in noted.fences {

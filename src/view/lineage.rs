@@ -110,6 +110,7 @@ impl View {
                 offset: info.offset,
                 replid: info.replid,
                 keys: info.keys,
+                stopping: self.stopping.is_some(),
             });
         }
     }

@@ -142,6 +142,8 @@ pub struct Instance {
     pub retry_at: Moment,
     /// What failed last.
     pub trouble: Option<String>,
+    /// `min-replicas-to-write` that the task under way sets, and on which process.
+    pub tuning: Option<(RunId, u32)>,
     /// `min-replicas-to-write` last set, and on which process.
     pub tuned: Option<(RunId, u32)>,
     /// A script was stopped once in this spell of BUSY.

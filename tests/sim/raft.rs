@@ -1,0 +1,237 @@
+//! An idealised Raft: one leader per term, chosen by a quorum of reachable voters; a commit needs a reachable majority;
+//! every node applies with its own lag; a cut-off leader believes in itself for a while.
+
+use crate::agent::id;
+use crate::redis::announce;
+use crate::world::{Ev, Input, MS, Ns, World};
+use mainstay::cluster::{Command, GroupCommand, GuardianChange, Incarnation, Node, NodeId, State, majority};
+use mainstay::view::{Leadership, Topic, What};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The log and who leads.
+#[derive(Debug)]
+pub struct Raft {
+    pub term: u64,
+    pub leader: Option<usize>,
+    /// After so many entries.
+    pub states: Vec<Arc<State>>,
+    /// Up to which entry each agent was served.
+    pub sent: Vec<usize>,
+    /// What each agent was told of the leadership: term, leader, leading.
+    pub told: Vec<Option<(u64, Option<usize>, bool)>>,
+    lost_since: Option<Ns>,
+    alone_since: Vec<Option<Ns>>,
+}
+
+impl Raft {
+    /// A log that has taken every node in and named the guardians.
+    pub fn new(n: usize) -> Self {
+        let mut state = State::default();
+        for host in 0..n {
+            let record = Node {
+                name: format!("n{}", host + 1),
+                address: format!("10.0.0.{}:7400", host + 1),
+                incarnation: Incarnation(host as u128 + 1),
+                introduced: false,
+            };
+            assert_eq!(state.apply(&Command::AddNode { node: id(host), record }), Ok(()));
+        }
+        let next: BTreeSet<NodeId> = (0..n).map(id).collect();
+        assert_eq!(state.apply(&Command::Guardians(GuardianChange::Begin { next })), Ok(()));
+        let (told, alone) = (vec![None; n], vec![None; n]);
+        Self {
+            term: 0,
+            leader: None,
+            states: vec![Arc::new(state)],
+            sent: vec![0; n],
+            told,
+            lost_since: None,
+            alone_since: alone,
+        }
+    }
+}
+
+impl World {
+    fn voting(&self, host: usize) -> bool {
+        self.hosts[host].agent.is_some() && !self.hosts[host].stalled
+    }
+
+    fn quorum_at(&self, host: usize, may: impl Fn(&Self, usize) -> bool) -> bool {
+        let n = self.hosts.len();
+        let reached = (0..n).filter(|v| self.voting(*v) && self.net.both(host, *v) && (*v == host || may(self, *v)));
+        self.voting(host) && reached.count() >= majority(n)
+    }
+
+    /// S2: a restarted voter answers no vote for the longest lease it promised.
+    fn may_vote(&self, host: usize) -> bool {
+        let own = &self.hosts[host];
+        let clock = own.clock(self.now);
+        let silent = self.mutation != Some(crate::mutation::Mutation::ForgetsSilence);
+        own.agent.as_ref().is_some_and(|agent| !silent || clock >= agent.view.silent_until())
+    }
+
+    /// Elections, and what the nodes learn of them and of the log.
+    pub fn raft_tick(&mut self) {
+        self.at(20 * MS, Ev::Raft);
+        let sound = self.raft.leader.is_some_and(|leader| self.quorum_at(leader, |_, _| true));
+        if sound {
+            self.raft.lost_since = None;
+        } else {
+            let since = *self.raft.lost_since.get_or_insert(self.now);
+            let patience = if self.raft.term == 0 { 0 } else { self.rng.between(200, 500) * MS };
+            if self.now.saturating_sub(since) >= patience {
+                self.elect();
+            }
+        }
+        for host in 0..self.hosts.len() {
+            self.inform(host);
+        }
+    }
+
+    fn elect(&mut self) {
+        let fit: Vec<usize> = (0..self.hosts.len()).filter(|host| self.quorum_at(*host, Self::may_vote)).collect();
+        if fit.is_empty() {
+            return;
+        }
+        let leader = fit[self.rng.index(fit.len())];
+        self.lead(leader);
+    }
+
+    /// A new term.
+    pub fn lead(&mut self, leader: usize) {
+        self.raft.term += 1;
+        self.raft.leader = Some(leader);
+        self.raft.lost_since = None;
+        tr!(self, "raft: {} leads term {}", leader + 1, self.raft.term);
+    }
+
+    fn inform(&mut self, host: usize) {
+        let Some(agent) = &self.hosts[host].agent else { return };
+        let life = agent.life;
+        let reached = self.raft.leader.filter(|leader| self.net.both(*leader, host) && self.voting(*leader));
+        let believes = matches!(self.raft.told[host], Some((_, _, true)));
+        let lonely = believes && !self.quorum_at(host, |_, _| true);
+        let alone = &mut self.raft.alone_since[host];
+        *alone = if lonely || reached.is_none() { alone.or(Some(self.now)) } else { None };
+        let long = alone.is_some_and(|since| self.now - since >= 300 * MS);
+        let news = match reached {
+            Some(leader) if !lonely => Some((self.raft.term, Some(leader), leader == host)),
+            _ if long => Some((self.raft.term, None, false)),
+            _ => None,
+        };
+        if let Some(news) = news.filter(|news| self.raft.told[host] != Some(*news)) {
+            self.raft.told[host] = Some(news);
+            let (term, leader, leading) = news;
+            let voters = (0..self.hosts.len()).map(id).collect();
+            let delay = MS + self.rng.below(20 * MS);
+            let leadership = Leadership { term, leader: leader.map(id), leading, voters };
+            self.tell(host, delay, What::Leadership(leadership));
+        }
+        let committed = self.raft.states.len() - 1;
+        if reached.is_some() && self.raft.sent[host] < committed {
+            self.raft.sent[host] = committed;
+            let lag =
+                if self.rng.permille(100) { self.rng.between(5, 300) * MS } else { MS / 5 + self.rng.below(3 * MS) };
+            self.at(lag, Ev::Apply { host, life, index: committed });
+        }
+        for peer in 0..self.hosts.len() {
+            let up = self.net.both(host, peer) && self.hosts[peer].up && self.hosts[peer].agent.is_some();
+            let Some(agent) = self.hosts[host].agent.as_mut() else { return };
+            if peer != host && agent.link[peer] != up {
+                agent.link[peer] = up;
+                let delay = self.rng.below(50 * MS);
+                self.tell(host, delay, What::Link { node: id(peer), up });
+            }
+        }
+    }
+
+    /// A proposal, sent on to the leader.
+    pub fn propose(&mut self, from: usize, topic: Topic, command: Command) {
+        let Some(agent) = &self.hosts[from].agent else { return };
+        let life = agent.life;
+        let way = MS / 2 + self.rng.below(5 * MS);
+        let slow = if self.hosts[from].slow_disk { self.rng.below(200 * MS) } else { 0 };
+        let term = self.raft.term;
+        self.at(way + slow, Ev::Commit { from, life, term, topic, command });
+    }
+
+    /// An operator's proposal.
+    pub fn order(&mut self, command: &Command) -> bool {
+        let Some(leader) = self.raft.leader.filter(|leader| self.quorum_at(*leader, |_, _| true)) else { return false };
+        self.append(leader, command)
+    }
+
+    /// It reaches the leader.
+    pub fn commit(&mut self, from: usize, life: u64, term: u64, topic: Topic, command: &Command) {
+        let leader = self.raft.leader.filter(|leader| {
+            self.raft.term == term && self.net.both(from, *leader) && self.quorum_at(*leader, |_, _| true)
+        });
+        let lost = self.rng.permille(20);
+        let (accepted, delay) = match leader {
+            Some(leader) => (self.append(leader, command) && !lost, MS / 5 + self.rng.below(4 * MS)),
+            None => (false, self.rng.between(50, 500) * MS),
+        };
+        let done = Input::What(What::Proposed { topic, accepted });
+        self.at(delay, Ev::Agent { host: from, life, what: done });
+    }
+
+    fn append(&mut self, leader: usize, command: &Command) -> bool {
+        let before = Arc::clone(&self.raft.states[self.raft.states.len() - 1]);
+        let mut state = (*before).clone();
+        let outcome = state.apply(command);
+        if self.tracing {
+            let text = crate::trace::command(command);
+            tr!(self, "raft: {text} -> {outcome:?}");
+        }
+        if outcome.is_err() {
+            return false;
+        }
+        let state = Arc::new(state);
+        self.raft.states.push(Arc::clone(&state));
+        let index = self.raft.states.len() - 1;
+        for host in 0..self.hosts.len() {
+            let Some(agent) = &self.hosts[host].agent else { continue };
+            let life = agent.life;
+            if !self.net.both(leader, host) || self.raft.sent[host] + 1 != index {
+                continue;
+            }
+            self.raft.sent[host] = index;
+            let lag =
+                if self.rng.permille(50) { self.rng.between(5, 400) * MS } else { MS / 5 + self.rng.below(3 * MS) };
+            self.at(lag, Ev::Apply { host, life, index });
+        }
+        if let Command::Group { change, .. } = command {
+            self.check_change(&before, &state, change);
+        }
+        true
+    }
+
+    /// The state after the last commit.
+    pub fn committed(&self) -> &State {
+        &self.raft.states[self.raft.states.len() - 1]
+    }
+
+    /// What an operator does where the cluster refused to guess: the most data by force.
+    pub fn force(&mut self) {
+        let name = self.group.clone();
+        let Some(group) = self.committed().groups.get(&name) else { return };
+        let expect = group.expect();
+        let fit = |host: &usize| {
+            let redis = &self.hosts[*host].redis;
+            redis.alive && group.members.get(&id(*host)).is_some_and(|member| member.priority > 0)
+        };
+        let best = (0..self.hosts.len()).filter(|host| self.hosts[*host].member && fit(host));
+        let Some(best) = best.max_by_key(|host| self.hosts[*host].redis.data.len()) else { return };
+        let redis = &self.hosts[best].redis;
+        let change = GroupCommand::Promote {
+            successor: id(best),
+            run_id: redis.run_id(),
+            start: mainstay::cluster::Offset(redis.offset),
+            guarantee: mainstay::cluster::Guarantee::Forced,
+            at_unix_ms: 0,
+        };
+        tr!(self, "operator: forces {} ({})", best + 1, announce(best));
+        self.order(&Command::Group { group: name, expect, change });
+    }
+}

@@ -1,0 +1,301 @@
+//! A model of one Redis instance, as far as replication goes.
+//!
+//! It keeps what Redis 7 keeps: `run_id`, role, the two replication ids with the second's offset, the offset, a backlog,
+//! the attached replicas with what they acknowledged, `min-replicas-to-write`, a write pause. The data is the list of
+//! the writes it holds, so that "acknowledged and lost" can be read off exactly. One byte of offset is one write or ping.
+//! Between instances, see `replication.rs`.
+
+use crate::rng::Rng;
+use crate::world::{MS, Ns};
+use mainstay::cluster::{Offset, Replid, RunId};
+use mainstay::view::{Info, Moment, ReplicaRow};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Where it replicates from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upstream {
+    /// Sealed: an address where nobody listens.
+    Nowhere,
+    /// Another host's instance.
+    Host(usize),
+}
+
+/// The link to the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// Not connected.
+    Down,
+    /// A full resynchronisation, done at that time.
+    Syncing(Ns),
+    /// Streaming.
+    Up,
+}
+
+/// An attached replica, as the primary sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Attached {
+    /// Tells this connection from the ones before.
+    pub connection: u64,
+    /// Whether it streams, as opposed to being synchronised.
+    pub online: bool,
+    /// The offset it acknowledged.
+    pub acked: u64,
+    /// When it did.
+    pub acked_at: Ns,
+}
+
+/// A client that waits for replicas.
+#[derive(Debug, Clone, Copy)]
+pub struct Waiting {
+    /// The write.
+    pub write: u64,
+    /// The offset to reach.
+    pub offset: u64,
+    /// By how many.
+    pub need: usize,
+}
+
+/// What an agent's connection asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// `REPLICAOF NO ONE` and `min-replicas-to-write`.
+    NoOne(u32),
+    /// Read-only, `REPLICAOF` nowhere, unpause.
+    Nowhere {
+        /// Client and replica connections are closed too.
+        close: bool,
+    },
+    /// `REPLICAOF` a host.
+    ReplicaOf(usize),
+    /// `CLIENT PAUSE ... WRITE` up to that time.
+    Pause(Ns),
+    /// `CLIENT UNPAUSE`.
+    Unpause,
+    /// `min-replicas-to-write`.
+    Tune(u32),
+}
+
+/// One process.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    /// Whether it runs.
+    pub alive: bool,
+    /// Which process this is, counted over the whole run.
+    pub run: u64,
+    /// Frozen until then.
+    pub hung_until: Ns,
+    /// Loads until then.
+    pub loading_until: Ns,
+    /// None: it is a primary.
+    pub upstream: Option<Upstream>,
+    /// To the upstream.
+    pub link: Link,
+    /// Its connection to the upstream.
+    pub connection: u64,
+    /// Replication ids; the second holds up to `second_offset`.
+    pub replid: u64,
+    pub replid2: u64,
+    pub second_offset: u64,
+    /// `master_repl_offset`.
+    pub offset: u64,
+    /// The writes it holds.
+    pub data: Vec<u64>,
+    /// What can be sent again: bytes from `stream_base` on. None: no backlog, and the offset stands still.
+    pub stream: Option<Vec<u64>>,
+    pub stream_base: u64,
+    /// Attached replicas by host.
+    pub replicas: BTreeMap<usize, Attached>,
+    pub min_replicas: u32,
+    pub paused_until: Ns,
+    /// Came in while it was frozen, with the number of the task that sent it.
+    pub queue: VecDeque<(u64, Command)>,
+    pub waiting: Vec<Waiting>,
+    /// The offset that each write of `data` ended at, for those of the present replication history.
+    pub marks: Vec<u64>,
+}
+
+impl Redis {
+    /// A first start: empty, sealed.
+    pub fn born(run: u64, replid: u64) -> Self {
+        Self {
+            alive: true,
+            run,
+            hung_until: 0,
+            loading_until: 0,
+            upstream: Some(Upstream::Nowhere),
+            link: Link::Down,
+            connection: 0,
+            replid,
+            replid2: 0,
+            second_offset: 0,
+            offset: 0,
+            data: Vec::new(),
+            stream: None,
+            stream_base: 0,
+            replicas: BTreeMap::new(),
+            min_replicas: 0,
+            paused_until: 0,
+            queue: VecDeque::new(),
+            waiting: Vec::new(),
+            marks: Vec::new(),
+        }
+    }
+
+    /// The process dies. What it held stays only as far as `reborn` finds it.
+    pub fn die(&mut self) {
+        self.alive = false;
+        self.replicas.clear();
+        self.queue.clear();
+        self.waiting.clear();
+        self.link = Link::Down;
+    }
+
+    /// Started anew, sealed by its command line (S6), with `kept` of its writes. With an RDB that is replication id and
+    /// offset too; an AOF keeps neither.
+    pub fn reborn(&mut self, run: u64, replid: u64, kept: usize, rdb: bool, loading_until: Ns) {
+        let old = std::mem::replace(self, Self::born(run, replid));
+        self.data = old.data;
+        let before = self.data.len() - old.marks.len();
+        self.data.truncate(kept);
+        if let Some(mark) = kept.checked_sub(before + 1).and_then(|index| old.marks.get(index))
+            && rdb
+        {
+            self.replid = old.replid;
+            self.offset = *mark;
+            self.marks = old.marks[..kept - before].to_vec();
+        }
+        self.loading_until = loading_until;
+    }
+
+    /// A diskless load throws the old data away first.
+    pub fn empty(&mut self) {
+        self.data.clear();
+        self.marks.clear();
+    }
+
+    pub fn run_id(&self) -> RunId {
+        RunId(format!("run{}", self.run))
+    }
+
+    /// Whether it answers at all.
+    pub fn answers(&self, now: Ns) -> bool {
+        self.alive && now >= self.hung_until
+    }
+
+    /// Whether it answers commands.
+    pub fn ready(&self, now: Ns) -> bool {
+        self.answers(now) && now >= self.loading_until
+    }
+
+    /// Replicas that `min-replicas-to-write` with max-lag 1 counts.
+    pub fn good_replicas(&self, now: Ns) -> usize {
+        self.replicas.values().filter(|r| r.online && now.saturating_sub(r.acked_at) <= 1500 * MS).count()
+    }
+
+    /// Whether a write would be accepted now.
+    pub fn accepts(&self, now: Ns) -> bool {
+        self.ready(now)
+            && self.upstream.is_none()
+            && now >= self.paused_until
+            && self.good_replicas(now) >= self.min_replicas as usize
+    }
+
+    /// Takes a write or a ping (0).
+    pub fn write(&mut self, id: u64) {
+        if let Some(stream) = &mut self.stream {
+            stream.push(id);
+            self.offset += 1;
+        }
+        if id != 0 {
+            self.data.push(id);
+            self.marks.push(self.offset);
+        }
+    }
+
+    /// What an answer to INFO says.
+    pub fn info(&self, asked: Moment, now: Ns) -> Info {
+        let row = |(host, replica): (&usize, &Attached)| ReplicaRow {
+            address: announce(*host),
+            online: replica.online && now.saturating_sub(replica.acked_at) <= 1500 * MS,
+            offset: Offset(replica.acked),
+        };
+        // The shell leaves out a replica that has not acknowledged for two seconds: Redis itself shows it for
+        // `repl-timeout`.
+        let known =
+            |(_, replica): &(&usize, &Attached)| !replica.online || now.saturating_sub(replica.acked_at) <= 2000 * MS;
+        Info {
+            asked,
+            run_id: self.run_id(),
+            primary: self.upstream.is_none(),
+            replid: replid_text(self.replid),
+            replid2: replid_text(self.replid2),
+            offset: Offset(self.offset),
+            upstream: self.upstream.map(|upstream| match upstream {
+                Upstream::Nowhere => "127.0.0.1:1".to_owned(),
+                Upstream::Host(host) => announce(host),
+            }),
+            link_up: self.link == Link::Up,
+            syncing: matches!(self.link, Link::Syncing(_)),
+            loading: now < self.loading_until,
+            keys: self.data.len() as u64,
+            replicas: self.replicas.iter().filter(known).map(row).collect(),
+        }
+    }
+
+    /// Executes a command of an agent. The caller looks after what it means for the others.
+    pub fn execute(&mut self, command: Command, rng: &mut Rng) {
+        match command {
+            Command::NoOne(min_replicas) => {
+                self.min_replicas = min_replicas;
+                if self.upstream.take().is_some() {
+                    self.replid2 = self.replid;
+                    self.second_offset = self.offset;
+                    self.replid = rng.draw();
+                    self.replicas.clear();
+                    self.link = Link::Down;
+                }
+            }
+            Command::Nowhere { close } => {
+                self.paused_until = 0;
+                self.upstream = Some(Upstream::Nowhere);
+                self.link = Link::Down;
+                self.waiting.clear();
+                if close {
+                    self.replicas.clear();
+                }
+            }
+            Command::ReplicaOf(host) => {
+                if self.upstream != Some(Upstream::Host(host)) {
+                    self.upstream = Some(Upstream::Host(host));
+                    self.link = Link::Down;
+                    self.waiting.clear();
+                }
+            }
+            Command::Pause(until) => self.paused_until = until,
+            Command::Unpause => self.paused_until = 0,
+            Command::Tune(min_replicas) => self.min_replicas = min_replicas,
+        }
+    }
+
+    /// Whether a replica that asks for `replid` from `offset` on is served from the backlog (PSYNC).
+    pub fn continues(&self, replid: u64, offset: u64) -> bool {
+        let known = replid == self.replid || (replid == self.replid2 && offset <= self.second_offset);
+        let Some(stream) = &self.stream else { return false };
+        known && offset >= self.stream_base && offset <= self.stream_base + stream.len() as u64
+    }
+}
+
+/// `host:port` of a host's instance.
+pub fn announce(host: usize) -> String {
+    format!("10.0.0.{}:6379", host + 1)
+}
+
+/// The host with that address.
+pub fn host_of(address: &str) -> Option<usize> {
+    let rest = address.strip_prefix("10.0.0.")?;
+    rest.strip_suffix(":6379")?.parse::<usize>().ok()?.checked_sub(1)
+}
+
+fn replid_text(id: u64) -> Replid {
+    Replid(format!("{id:016x}"))
+}

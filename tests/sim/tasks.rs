@@ -1,0 +1,264 @@
+//! The long actions of a host's shell: several steps with time between them, cut short by the next fence or seal.
+
+use crate::mutation::Mutation;
+use crate::redis::{Command, Link, host_of};
+use crate::world::{Ev, Input, LEASE, MS, Ns, World};
+use mainstay::cluster::{Epoch, RunId};
+use mainstay::decide::Action;
+use mainstay::view::{Moment, Outcome, Task, VipSight, What};
+
+/// A task under way.
+#[derive(Debug, Clone)]
+pub struct Running {
+    /// Its number; steps of others are ignored.
+    pub number: u64,
+    what: Work,
+    task: Task,
+    epoch: Epoch,
+    step: u8,
+    /// The command of this step was sent.
+    sent: bool,
+    clean: bool,
+    deadline: Ns,
+}
+
+#[derive(Debug, Clone)]
+enum Work {
+    Seal,
+    Fence,
+    Follow(String),
+    Serve { run_id: RunId, until: Moment, min_replicas: u32 },
+    Handover { to: String },
+    Tune(u32),
+    Kill,
+    ScriptKill,
+}
+
+const PATIENCE: Ns = 500 * MS;
+
+impl World {
+    /// Begins a task. One at a time: a seal or a fence takes the place of what runs.
+    pub fn begin_task(&mut self, host: usize, action: Action) {
+        let fence_limit = u64::try_from((LEASE / 8).as_nanos()).unwrap_or(0);
+        let (what, task, epoch, limit) = match action {
+            Action::Seal { epoch, .. } => (Work::Seal, Task::Seal, epoch, PATIENCE),
+            Action::Fence { epoch, .. } => (Work::Fence, Task::Fence, epoch, fence_limit),
+            Action::Follow { target, .. } => (Work::Follow(target.announce), Task::Follow, target.epoch, PATIENCE),
+            Action::Serve { epoch, run_id, until, min_replicas, .. } => {
+                (Work::Serve { run_id, until, min_replicas }, Task::Serve, epoch, PATIENCE)
+            }
+            Action::Handover { epoch, to, bound, .. } => {
+                let bound = u64::try_from(bound.as_nanos()).unwrap_or(0);
+                (Work::Handover { to }, Task::Handover, epoch, bound)
+            }
+            Action::Tune { epoch, min_replicas, .. } => (Work::Tune(min_replicas), Task::Tune, epoch, PATIENCE),
+            Action::Kill { .. } => (Work::Kill, Task::Kill, self.epoch_of(host), PATIENCE),
+            Action::ScriptKill { .. } => (Work::ScriptKill, Task::ScriptKill, self.epoch_of(host), PATIENCE),
+            _ => return,
+        };
+        self.lives += 1;
+        let (number, deadline) = (self.lives, self.now + limit);
+        let keep_late = self.mutation == Some(Mutation::LateCommand) || self.rng.permille(500);
+        let own = &mut self.hosts[host];
+        if matches!(task, Task::Fence | Task::Seal) && !keep_late {
+            // CLIENT KILL: what the cut-off task had sent and is not executed yet does not arrive.
+            own.redis.queue.retain(|(from, _)| *from == 0);
+        }
+        let Some(agent) = own.agent.as_mut() else { return };
+        let life = agent.life;
+        let running = Running { number, what, task, epoch, step: 0, sent: false, clean: true, deadline };
+        agent.task = Some(running);
+        let delay = self.task_delay(host);
+        self.at(delay, Ev::Agent { host, life, what: Input::Step(number) });
+    }
+
+    fn epoch_of(&self, host: usize) -> Epoch {
+        let agent = self.hosts[host].agent.as_ref();
+        agent.and_then(|agent| agent.view.group(&self.group)).map(|group| group.epoch).unwrap_or_default()
+    }
+
+    fn task_delay(&mut self, host: usize) -> Ns {
+        let slow = if self.hosts[host].slow_redis { 60 * MS } else { 2 * MS };
+        MS / 5 + self.rng.below(slow)
+    }
+
+    /// The next step of a task, unless another took its place.
+    pub fn task_step(&mut self, host: usize, life: u64, number: u64) {
+        let Some(agent) = self.hosts[host].agent.as_mut() else { return };
+        let Some(mut running) = agent.task.clone().filter(|task| task.number == number) else { return };
+        let ended = self.advance(host, &mut running);
+        let Some(agent) = self.hosts[host].agent.as_mut() else { return };
+        if let Some(outcome) = ended {
+            agent.task = None;
+            if running.task == Task::Fence {
+                self.covered.fences += 1;
+            }
+            let done = What::Done { group: self.group.clone(), task: running.task, epoch: running.epoch, outcome };
+            self.step(host, done);
+            return;
+        }
+        agent.task = Some(running);
+        let delay = self.task_delay(host);
+        self.at(delay, Ev::Agent { host, life, what: Input::Step(number) });
+    }
+
+    fn advance(&mut self, host: usize, running: &mut Running) -> Option<Outcome> {
+        let redis = &self.hosts[host].redis;
+        if matches!(running.what, Work::Kill) {
+            self.kill_instance(host);
+            return Some(Outcome::Dead);
+        }
+        if !redis.alive {
+            return Some(self.without_instance(host, running));
+        }
+        if !redis.answers(self.now) {
+            return self.frozen_instance(host, running);
+        }
+        if self.now < redis.loading_until {
+            let why = "LOADING".to_owned();
+            return Some(if running.task == Task::Fence {
+                self.drop_vip(host);
+                self.done(host, false)
+            } else {
+                Outcome::Failed { why }
+            });
+        }
+        match running.what.clone() {
+            Work::Seal => self.seal_step(host, running, false),
+            Work::Fence => self.seal_step(host, running, true),
+            Work::Follow(announce) => match running.step {
+                0 => {
+                    self.send_command(host, running, Command::ReplicaOf(host_of(&announce).unwrap_or(host)));
+                    None
+                }
+                _ => Some(self.done(host, true)),
+            },
+            Work::Serve { run_id, until, min_replicas } => self.serve_step(host, running, &run_id, until, min_replicas),
+            Work::Handover { to } => self.handover_step(host, running, &to),
+            Work::Tune(min_replicas) => {
+                self.send_command(host, running, Command::Tune(min_replicas));
+                Some(self.done(host, true))
+            }
+            Work::Kill | Work::ScriptKill => Some(self.done(host, true)),
+        }
+    }
+
+    fn send_command(&mut self, host: usize, running: &mut Running, command: Command) {
+        if !running.sent {
+            self.command(host, running.number, command);
+        }
+        running.sent = false;
+        running.step += 1;
+    }
+
+    fn done(&self, host: usize, clean: bool) -> Outcome {
+        let asked = self.hosts[host].clock(self.now);
+        Outcome::Done { info: self.hosts[host].redis.info(asked, self.now), clean }
+    }
+
+    /// Detaches, in one transaction with the look at what was under way.
+    fn seal_step(&mut self, host: usize, running: &mut Running, fence: bool) -> Option<Outcome> {
+        if running.step == 0 {
+            running.clean &= !matches!(self.hosts[host].redis.link, Link::Syncing(_));
+            if self.mutation == Some(Mutation::SealsWithoutDetaching) && !fence {
+                running.step = 1;
+                return None;
+            }
+            self.send_command(host, running, Command::Nowhere { close: fence });
+            return None;
+        }
+        if fence {
+            self.drop_vip(host);
+        }
+        Some(self.done(host, running.clean))
+    }
+
+    fn serve_step(
+        &mut self,
+        host: usize,
+        running: &mut Running,
+        run_id: &RunId,
+        until: Moment,
+        min_replicas: u32,
+    ) -> Option<Outcome> {
+        if running.step > 0 {
+            let primary = self.hosts[host].redis.upstream.is_none();
+            let why = "not primary".to_owned();
+            return Some(if primary { self.done(host, true) } else { Outcome::Failed { why } });
+        }
+        let late = self.hosts[host].clock(self.now) >= until;
+        if late || self.hosts[host].redis.run_id() != *run_id {
+            return Some(Outcome::Failed { why: "too late, or another process".to_owned() });
+        }
+        self.send_command(host, running, Command::NoOne(min_replicas));
+        None
+    }
+
+    /// S10: pause, drain, freeze with the replicas attached, wait for the successor.
+    fn handover_step(&mut self, host: usize, running: &mut Running, to: &str) -> Option<Outcome> {
+        let reached = |world: &Self| {
+            let redis = &world.hosts[host].redis;
+            let target = host_of(to).and_then(|target| redis.replicas.get(&target));
+            target.is_some_and(|target| target.online && target.acked >= redis.offset)
+        };
+        match running.step {
+            0 => {
+                self.send_command(host, running, Command::Pause(running.deadline + 200 * MS));
+                None
+            }
+            1 if reached(self) => {
+                self.send_command(host, running, Command::Nowhere { close: false });
+                None
+            }
+            1 if self.now >= running.deadline => {
+                self.command(host, running.number, Command::Unpause);
+                Some(Outcome::Failed { why: "the successor did not catch up".to_owned() })
+            }
+            2 if reached(self) || self.now >= running.deadline => Some(self.done(host, true)),
+            _ => None,
+        }
+    }
+
+    fn without_instance(&mut self, host: usize, running: &Running) -> Outcome {
+        if running.task == Task::Fence {
+            self.drop_vip(host);
+            return Outcome::Dead;
+        }
+        Outcome::Failed { why: "the instance is gone".to_owned() }
+    }
+
+    /// It does not answer: the command waits in its socket. A fence kills what it cannot confirm (S9).
+    fn frozen_instance(&mut self, host: usize, running: &mut Running) -> Option<Outcome> {
+        let command = match &running.what {
+            Work::Seal => Some(Command::Nowhere { close: false }),
+            Work::Fence => Some(Command::Nowhere { close: true }),
+            Work::Follow(announce) => host_of(announce).map(Command::ReplicaOf),
+            Work::Serve { min_replicas, until, .. } if self.hosts[host].clock(self.now) < *until => {
+                Some(Command::NoOne(*min_replicas))
+            }
+            _ => None,
+        };
+        if running.step == 0
+            && !running.sent
+            && let Some(command) = command
+        {
+            running.clean &= !matches!(self.hosts[host].redis.link, Link::Syncing(_));
+            self.command(host, running.number, command);
+            running.sent = true;
+        }
+        if self.now < running.deadline {
+            return None;
+        }
+        if running.task == Task::Fence {
+            self.drop_vip(host);
+            self.kill_instance(host);
+            return Some(Outcome::Dead);
+        }
+        Some(Outcome::Failed { why: "no answer".to_owned() })
+    }
+
+    fn drop_vip(&mut self, host: usize) {
+        self.hosts[host].vip_until = 0;
+        self.tell(host, MS, What::Vip { group: self.group.clone(), seen: VipSight::Removed });
+    }
+}
