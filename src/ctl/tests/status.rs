@@ -47,7 +47,8 @@ fn a_trio_that_lacks_nothing_is_healthy() {
 
 #[test]
 fn each_lack_degrades() {
-    let lacks: [(&str, fn(&mut fixture::Fixture)); 6] = [
+    type Lack = fn(&mut fixture::Fixture);
+    let lacks: [(&str, Lack); 6] = [
         ("VIP", |f| f.seat().vip.held = false),
         ("lease", |f| f.seat().lease.promised.clear()),
         ("lineage", |f| f.health(2, |health| health.lineage = None)),
