@@ -116,7 +116,7 @@ enum Command {
         /// The agent's control socket; else the one of the config
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
-        /// This host's config: its groups, VIPs and control socket
+        /// This host's config: what to fence
         #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
         config: PathBuf,
     },
