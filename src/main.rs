@@ -16,6 +16,9 @@ use mainstay::ctl::exit::{Code, Failure};
 use mainstay::ctl::protocol::{GroupDone, MAX_REASON, Request, Response};
 use mainstay::ctl::render;
 use mainstay::ctl::server::ServerError;
+use mainstay::store::StoreError;
+use mainstay::vip::VipError;
+use mainstay::wire::KeyError;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -227,15 +230,36 @@ async fn run_agent(config: Config, warnings: Vec<Warning>) -> Result<u8, Failure
 
 /// Its own words; the code of the first cause that has one.
 fn agent_failure(error: &anyhow::Error) -> Failure {
-    let code = error.chain().find_map(|cause| {
-        let socket = cause.downcast_ref::<ServerError>().map(ServerError::exit_code);
-        let denied = || {
-            let denied = cause.downcast_ref::<std::io::Error>()?.kind() == std::io::ErrorKind::PermissionDenied;
-            denied.then_some(Code::NoPerm)
-        };
-        socket.or_else(denied)
-    });
-    Failure::new(code.unwrap_or(Code::Software), format!("{error:#}"), "")
+    let code = error.chain().find_map(code_of).unwrap_or(Code::Software);
+    Failure::new(code, format!("{error:#}"), "")
+}
+
+fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
+    if let Some(error) = cause.downcast_ref::<ServerError>() {
+        return Some(error.exit_code());
+    }
+    if let Some(VipError::MissingCapability { .. }) = cause.downcast_ref() {
+        return Some(Code::NoPerm);
+    }
+    if let Some(StoreError::Busy { .. }) = cause.downcast_ref() {
+        return Some(Code::TempFail);
+    }
+    match cause.downcast_ref::<KeyError>() {
+        Some(KeyError::Read { source, .. }) => return Some(file_code(source)),
+        Some(_) => return Some(Code::Config),
+        None => {}
+    }
+    // A file or port that the agent may not use; what else the system says is no one kind of fault.
+    let io = cause.downcast_ref::<std::io::Error>()?;
+    (io.kind() == std::io::ErrorKind::PermissionDenied).then_some(Code::NoPerm)
+}
+
+fn file_code(error: &std::io::Error) -> Code {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Code::NoInput,
+        std::io::ErrorKind::PermissionDenied => Code::NoPerm,
+        _ => Code::IoErr,
+    }
 }
 
 /// Through the agent if it does it; else, for it is the emergency brake, without it.

@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use support::{Agent, Namespace, Redis, config, mainstay, run, wait};
@@ -135,6 +136,26 @@ fn a_config_fault_is_78_with_its_line_and_a_missing_file_66() {
         assert_eq!(out.code, 66, "{}", out.stderr);
         assert!(out.stderr.contains("there is no such file"), "{}", out.stderr);
     }
+}
+
+#[test]
+fn an_agent_that_cannot_start_says_why_and_under_which_code() {
+    let dir = TempDir::new().expect("a directory");
+    let file = config(dir.path(), 6379, "");
+    let key = dir.path().join("key");
+    let start = || run(mainstay().args(["run", "--config"]).arg(&file));
+    let out = start();
+    assert_eq!(out.code, 66, "{}", out.stderr);
+    assert!(out.stderr.contains(&key.display().to_string()), "{}", out.stderr);
+    std::fs::write(&key, "c2hvcnQ=\n").expect("writes");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).expect("sets");
+    let out = start();
+    assert_eq!(out.code, 78, "{}", out.stderr);
+    assert!(out.stderr.contains("chmod 0600"), "{}", out.stderr);
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("sets");
+    let out = start();
+    assert_eq!(out.code, 78, "{}", out.stderr);
+    assert!(out.stderr.contains("mainstay keygen"), "{}", out.stderr);
 }
 
 #[test]
