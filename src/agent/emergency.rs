@@ -9,7 +9,7 @@
 //! no surrender: the others find out by the lease (S2).
 
 use super::clock;
-use super::stamp::Stamps;
+use super::stamp;
 use crate::cluster::GroupName;
 use crate::config::{Config, GroupConfig, Host, RedisAddress};
 use crate::redis::{Commander, Endpoint, FenceBudgets, FenceOutcome, FenceReport, Secret, Settings};
@@ -71,8 +71,8 @@ pub async fn fence(config: &Config) -> Vec<Fenced> {
 
 /// The same, but only for groups whose lease stamp beside `socket` says that the lease has lapsed.
 pub async fn fence_if_lapsed(config: &Config, socket: &Path) -> Vec<Fenced> {
-    let stamps = Stamps::open(socket);
-    fence_groups(config, Scope::IfLapsed { stamps: stamps.all(), now: clock::now() }).await
+    let stamps = stamp::read(socket);
+    fence_groups(config, Scope::IfLapsed { stamps: &stamps, now: clock::now() }).await
 }
 
 async fn fence_groups(config: &Config, scope: Scope<'_>) -> Vec<Fenced> {

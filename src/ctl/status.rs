@@ -181,13 +181,15 @@ fn group_status(
     let sealing = matches!(group.phase, Phase::Sealing { .. });
     let last_primary = group.primary_node().map(|node| view.name_of(node));
     let holders: Vec<&str> = instances.iter().filter(|found| found.vip).map(|found| found.node.as_str()).collect();
+    // A fenced host keeps the VIP until its successor serves: for a moment two may say that they hold it.
+    let holder = holders.iter().find(|holder| last_primary.as_deref() == Some(**holder)).or(holders.first());
     let mut status = GroupStatus {
         name: name.clone(),
         epoch: group.epoch,
         phase: phase_word(&group.phase),
         primary: last_primary.clone().filter(|_| !sealing),
         vip: host.vips.get(name).cloned(),
-        vip_holder: holders.first().map(|holder| (*holder).to_owned()),
+        vip_holder: holder.map(|holder| (*holder).to_owned()),
         paused: group.pause.is_some(),
         pause: pause_status(view, group, seat),
         reason: String::new(),
