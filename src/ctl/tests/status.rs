@@ -69,6 +69,16 @@ fn each_lack_degrades() {
 }
 
 #[test]
+fn of_two_that_hold_the_vip_the_primary_is_named() {
+    let mut fixture = fixture::trio();
+    fixture.health(2, |health| health.vip = true);
+    fixture.group(|group| group.primary.as_mut().expect("it has one").node = NodeId(2));
+    assert_eq!(fixture.report().groups[0].vip_holder.as_deref(), Some("n2"));
+    fixture.group(|group| group.primary.as_mut().expect("it has one").node = NodeId(3));
+    assert_eq!(fixture.report().groups[0].vip_holder.as_deref(), Some("n1"));
+}
+
+#[test]
 fn a_silent_node_is_down_whatever_it_said_last() {
     let mut fixture = fixture::trio();
     fixture.silent(3, LEASE * 2);
