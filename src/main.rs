@@ -15,7 +15,10 @@ use mainstay::ctl::command::{self, StatusOptions, emit};
 use mainstay::ctl::exit::{Code, Failure};
 use mainstay::ctl::protocol::{GroupDone, MAX_REASON, Request, Response};
 use mainstay::ctl::render;
-use mainstay::view::Moment;
+use mainstay::ctl::server::ServerError;
+use mainstay::store::StoreError;
+use mainstay::vip::VipError;
+use mainstay::wire::KeyError;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -113,8 +116,12 @@ enum Command {
         /// Only where this host's lease has lapsed and no agent runs (for ExecStopPost)
         #[arg(long)]
         if_lapsed: bool,
-        #[command(flatten)]
-        socket: SocketArgs,
+        /// The agent's control socket; else the one of the config
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+        /// This host's config: what to fence
+        #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+        config: PathBuf,
     },
     /// Print a new cluster key
     Keygen,
@@ -141,6 +148,9 @@ impl SocketArgs {
     }
 }
 
+/// How long blocking calls may go on after the command is over.
+const SHUTDOWN: Duration = Duration::from_secs(1);
+
 fn duration(text: &str) -> Result<Duration, String> {
     config::parse_duration(text).map_err(|error| error.to_string())
 }
@@ -164,7 +174,12 @@ fn main() -> ExitCode {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(run(cli.command)),
+        Ok(runtime) => {
+            let ended = runtime.block_on(run(cli.command));
+            // A blocking call that is stuck must not keep a finished command from ending.
+            runtime.shutdown_timeout(SHUTDOWN);
+            ended
+        }
         Err(error) => Err(Failure::new(Code::Software, format!("the runtime cannot be started: {error}"), "")),
     };
     match ended {
@@ -197,7 +212,7 @@ async fn run(command: Command) -> Result<u8, Failure> {
         }
         Command::Members { json, socket } => command::members(&socket.path()?, json).await,
         Command::Leave { node, socket } => command::change(&socket.path()?, &Request::Leave { node }).await,
-        Command::Fence { if_lapsed, socket } => fence(if_lapsed, &socket).await,
+        Command::Fence { if_lapsed, socket, config } => fence(if_lapsed, socket, &config).await,
         Command::Keygen => {
             let key = mainstay::wire::generate_key().map_err(|error| Failure::new(Code::Software, error, ""))?;
             emit(&format!("{key}\n")).map(|_| 0)
@@ -206,19 +221,52 @@ async fn run(command: Command) -> Result<u8, Failure> {
 }
 
 async fn run_agent(config: Config, warnings: Vec<Warning>) -> Result<u8, Failure> {
-    agent::init_logging().map_err(|error| Failure::new(Code::Software, format!("{error:#}"), ""))?;
-    match agent::run(config, warnings).await {
-        Ok(()) => Ok(0),
-        Err(error) => Err(Failure::new(Code::Software, format!("{error:#}"), "")),
+    let ran = match agent::init_logging() {
+        Ok(()) => agent::run(config, warnings).await,
+        Err(error) => Err(error),
+    };
+    ran.map(|()| 0).map_err(|error| agent_failure(&error))
+}
+
+/// Its own words; the code of the first cause that has one.
+fn agent_failure(error: &anyhow::Error) -> Failure {
+    let code = error.chain().find_map(code_of).unwrap_or(Code::Software);
+    Failure::new(code, format!("{error:#}"), "")
+}
+
+fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
+    if let Some(error) = cause.downcast_ref::<ServerError>() {
+        return Some(error.exit_code());
+    }
+    if let Some(VipError::MissingCapability { .. }) = cause.downcast_ref() {
+        return Some(Code::NoPerm);
+    }
+    if let Some(StoreError::Busy { .. }) = cause.downcast_ref() {
+        return Some(Code::TempFail);
+    }
+    match cause.downcast_ref::<KeyError>() {
+        Some(KeyError::Read { source, .. }) => return Some(file_code(source)),
+        Some(_) => return Some(Code::Config),
+        None => {}
+    }
+    // A file or port that the agent may not use; what else the system says is no one kind of fault.
+    let io = cause.downcast_ref::<std::io::Error>()?;
+    (io.kind() == std::io::ErrorKind::PermissionDenied).then_some(Code::NoPerm)
+}
+
+fn file_code(error: &std::io::Error) -> Code {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Code::NoInput,
+        std::io::ErrorKind::PermissionDenied => Code::NoPerm,
+        _ => Code::IoErr,
     }
 }
 
 /// Through the agent if it does it; else, for it is the emergency brake, without it.
-async fn fence(if_lapsed: bool, args: &SocketArgs) -> Result<u8, Failure> {
-    let file = args.config.clone().unwrap_or_else(|| PathBuf::from(config::DEFAULT_PATH));
-    let loaded = config::load(&file);
-    let socket = match (&args.socket, &loaded) {
-        (Some(socket), _) => socket.clone(),
+async fn fence(if_lapsed: bool, socket: Option<PathBuf>, file: &Path) -> Result<u8, Failure> {
+    let loaded = config::load(file);
+    let socket = match (socket, &loaded) {
+        (Some(socket), _) => socket,
         (None, Ok((config, _))) => config.control_socket.clone(),
         (None, Err(_)) => PathBuf::from(DEFAULT_SOCKET),
     };
@@ -241,12 +289,10 @@ async fn fence(if_lapsed: bool, args: &SocketArgs) -> Result<u8, Failure> {
 }
 
 async fn fence_directly(config: &Config, socket: &Path, if_lapsed: bool) -> Result<u8, Failure> {
-    let stamps = agent::stamp::read(socket);
-    let scope = match if_lapsed {
-        true => emergency::Scope::IfLapsed { stamps: &stamps, now: boottime()? },
-        false => emergency::Scope::All,
+    let fenced = match if_lapsed {
+        true => emergency::fence_if_lapsed(config, socket).await,
+        false => emergency::fence(config).await,
     };
-    let fenced = emergency::fence(config, scope).await;
     if fenced.is_empty() {
         emit("nothing to fence: the config has no [[group]], this node is a witness\n")?;
     }
@@ -262,15 +308,6 @@ async fn fence_directly(config: &Config, socket: &Path, if_lapsed: bool) -> Resu
         }
     }
     Ok(worst)
-}
-
-/// CLOCK_BOOTTIME, which the stamps are written in: it runs on through suspend.
-fn boottime() -> Result<Moment, Failure> {
-    let read = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
-    let now =
-        read.map_err(|error| Failure::new(Code::Software, format!("CLOCK_BOOTTIME cannot be read: {error}"), ""))?;
-    let nanos = Duration::from(now).as_nanos();
-    Ok(Moment(u64::try_from(nanos).unwrap_or(u64::MAX)))
 }
 
 /// The config's own words, which name file and line.

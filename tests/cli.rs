@@ -3,12 +3,16 @@
 #[path = "cli/support.rs"]
 mod support;
 
-use mainstay::cluster::{Epoch, GroupName};
+use mainstay::agent::stamp::Stamps;
+use mainstay::cluster::{Epoch, GroupName, RunId};
 use mainstay::ctl::protocol::{Done, RefusalKind, Request, Response, Switched};
 use mainstay::ctl::report::{Health, StatusReport};
+use mainstay::view::{Moment, Stamp};
 use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use support::{Agent, Namespace, Redis, config, mainstay, run, wait};
@@ -135,6 +139,26 @@ fn a_config_fault_is_78_with_its_line_and_a_missing_file_66() {
 }
 
 #[test]
+fn an_agent_that_cannot_start_says_why_and_under_which_code() {
+    let dir = TempDir::new().expect("a directory");
+    let file = config(dir.path(), 6379, "");
+    let key = dir.path().join("key");
+    let start = || run(mainstay().args(["run", "--config"]).arg(&file));
+    let out = start();
+    assert_eq!(out.code, 66, "{}", out.stderr);
+    assert!(out.stderr.contains(&key.display().to_string()), "{}", out.stderr);
+    std::fs::write(&key, "c2hvcnQ=\n").expect("writes");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).expect("sets");
+    let out = start();
+    assert_eq!(out.code, 78, "{}", out.stderr);
+    assert!(out.stderr.contains("chmod 0600"), "{}", out.stderr);
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("sets");
+    let out = start();
+    assert_eq!(out.code, 78, "{}", out.stderr);
+    assert!(out.stderr.contains("mainstay keygen"), "{}", out.stderr);
+}
+
+#[test]
 fn keygen_prints_a_key_that_the_agents_take() {
     let (one, two) = (run(mainstay().arg("keygen")), run(mainstay().arg("keygen")));
     assert_eq!((one.code, one.stdout.lines().count()), (0, 1));
@@ -255,6 +279,31 @@ fn fence_seals_the_instance_without_an_agent() {
     drop(redis);
     let out = run(mainstay().args(["fence", "--config"]).arg(&file));
     assert_eq!((out.code, out.stdout.as_str()), (0, "mymaster: instance is not running\n"), "{}", out.stderr);
+}
+
+#[test]
+fn fence_if_lapsed_goes_by_the_stamp() {
+    let dir = TempDir::new().expect("a directory");
+    let redis = Redis::start(dir.path(), None);
+    let file = config(dir.path(), redis.port, "");
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("a clock")).as_nanos();
+    let now = Moment(u64::try_from(now).expect("a host is not that old"));
+    let stamp = |stamp: Stamp| {
+        let mut stamps = Stamps::open(&dir.path().join("mainstay.sock"));
+        stamps.put(&GroupName::from("mymaster"), stamp).expect("writes");
+        let out = run(mainstay().args(["fence", "--if-lapsed", "--config"]).arg(&file));
+        assert_eq!(out.code, 0, "{}", out.stderr);
+        out.stdout
+    };
+    let leased = |until| Stamp::Leased { epoch: Epoch(4), run_id: RunId::from("r"), until };
+    let held = stamp(leased(now + Duration::from_secs(60)));
+    assert!(held.starts_with("mymaster: left alone: the lease for epoch 4 holds for"), "{held}");
+    let given = stamp(Stamp::Surrendered { epoch: Epoch(4) });
+    assert!(given.starts_with("mymaster: left alone: epoch 4 was fenced"), "{given}");
+    assert!(redis.cli(&["ROLE"]).starts_with("master"));
+    let lapsed = stamp(leased(now));
+    assert!(lapsed.starts_with("mymaster: instance sealed"), "{lapsed}");
+    assert!(redis.cli(&["ROLE"]).starts_with("slave"));
 }
 
 #[test]

@@ -8,6 +8,8 @@
 //! it was asked to look at that first (S1: an agent killed and restarted within its lease carries on unfelt). It gives
 //! no surrender: the others find out by the lease (S2).
 
+use super::clock;
+use super::stamp;
 use crate::cluster::GroupName;
 use crate::config::{Config, GroupConfig, Host, RedisAddress};
 use crate::redis::{Commander, Endpoint, FenceBudgets, FenceOutcome, FenceReport, Secret, Settings};
@@ -16,6 +18,7 @@ use crate::vip::{Vip, VipError, VipSpec, destroy_address, destroy_port};
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use std::io::Read as _;
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -34,16 +37,11 @@ const _: () = assert!(LIMIT.as_millis() >= CONFIRM.as_millis() + CLOSE.as_millis
 
 /// Which groups.
 #[derive(Debug, Clone, Copy)]
-pub enum Scope<'a> {
+enum Scope<'a> {
     /// Every one.
     All,
     /// Those whose lease stamp says that this host held a lease and that it has lapsed.
-    IfLapsed {
-        /// The stamps beside the control socket.
-        stamps: &'a BTreeMap<GroupName, Stamp>,
-        /// This host's CLOCK_BOOTTIME.
-        now: Moment,
-    },
+    IfLapsed { stamps: &'a BTreeMap<GroupName, Stamp>, now: Moment },
 }
 
 /// What was done for one group.
@@ -67,7 +65,17 @@ pub struct Trouble {
 }
 
 /// Fences this host. One entry for each group of the config, in its order.
-pub async fn fence(config: &Config, scope: Scope<'_>) -> Vec<Fenced> {
+pub async fn fence(config: &Config) -> Vec<Fenced> {
+    fence_groups(config, Scope::All).await
+}
+
+/// The same, but only for groups whose lease stamp beside `socket` says that the lease has lapsed.
+pub async fn fence_if_lapsed(config: &Config, socket: &Path) -> Vec<Fenced> {
+    let stamps = stamp::read(socket);
+    fence_groups(config, Scope::IfLapsed { stamps: &stamps, now: clock::now() }).await
+}
+
+async fn fence_groups(config: &Config, scope: Scope<'_>) -> Vec<Fenced> {
     join_all(config.groups.iter().map(|group| async move {
         let mut fenced = Fenced { group: GroupName(group.name.clone()), done: Vec::new(), failed: Vec::new() };
         match spared(scope, &fenced.group) {

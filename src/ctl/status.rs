@@ -160,7 +160,7 @@ fn learner_reason(raft: &RaftFacts, id: NodeId) -> String {
     if !raft.learners.contains(&id) {
         return "not yet taken into Raft".to_owned();
     }
-    if coming % 2 == 0 {
+    if coming.is_multiple_of(2) {
         let ordinal = if coming == 2 { "2nd".to_owned() } else { format!("{coming}th") };
         return format!("a {ordinal} voter would make the number even: the next node makes both voters");
     }
@@ -175,20 +175,23 @@ fn group_status(
     group: &Group,
     quorum: bool,
 ) -> GroupStatus {
-    let seat = view.seats.get(name).cloned().unwrap_or_default();
-    let instances = instances(view, decision, name, group, &seat);
+    let nothing = Seat::default();
+    let seat = view.seats.get(name).unwrap_or(&nothing);
+    let instances = instances(view, decision, name, group, seat);
     let sealing = matches!(group.phase, Phase::Sealing { .. });
     let last_primary = group.primary_node().map(|node| view.name_of(node));
     let holders: Vec<&str> = instances.iter().filter(|found| found.vip).map(|found| found.node.as_str()).collect();
+    // A fenced host keeps the VIP until its successor serves: for a moment two may say that they hold it.
+    let holder = holders.iter().find(|holder| last_primary.as_deref() == Some(**holder)).or(holders.first());
     let mut status = GroupStatus {
         name: name.clone(),
         epoch: group.epoch,
         phase: phase_word(&group.phase),
         primary: last_primary.clone().filter(|_| !sealing),
         vip: host.vips.get(name).cloned(),
-        vip_holder: holders.first().map(|holder| (*holder).to_owned()),
+        vip_holder: holder.map(|holder| (*holder).to_owned()),
         paused: group.pause.is_some(),
-        pause: pause_status(view, group, &seat),
+        pause: pause_status(view, group, seat),
         reason: String::new(),
         waits: None,
         problems: Vec::new(),
@@ -201,7 +204,7 @@ fn group_status(
         instances: Vec::new(),
     };
     status.reason = group_reason(view, group, &instances);
-    status.waits = waits(view, decision, name, group, &seat, quorum);
+    status.waits = waits(view, decision, name, group, seat, quorum);
     status.problems = group_problems(&status, &instances, &holders);
     status.instances = instances;
     status

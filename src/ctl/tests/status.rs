@@ -47,7 +47,8 @@ fn a_trio_that_lacks_nothing_is_healthy() {
 
 #[test]
 fn each_lack_degrades() {
-    let lacks: [(&str, fn(&mut fixture::Fixture)); 6] = [
+    type Lack = fn(&mut fixture::Fixture);
+    let lacks: [(&str, Lack); 6] = [
         ("VIP", |f| f.seat().vip.held = false),
         ("lease", |f| f.seat().lease.promised.clear()),
         ("lineage", |f| f.health(2, |health| health.lineage = None)),
@@ -65,6 +66,16 @@ fn each_lack_degrades() {
         let problems = report.problems.len() + report.groups[0].problems.len();
         assert!(problems > 0, "{what} has no words");
     }
+}
+
+#[test]
+fn of_two_that_hold_the_vip_the_primary_is_named() {
+    let mut fixture = fixture::trio();
+    fixture.health(2, |health| health.vip = true);
+    fixture.group(|group| group.primary.as_mut().expect("it has one").node = NodeId(2));
+    assert_eq!(fixture.report().groups[0].vip_holder.as_deref(), Some("n2"));
+    fixture.group(|group| group.primary.as_mut().expect("it has one").node = NodeId(3));
+    assert_eq!(fixture.report().groups[0].vip_holder.as_deref(), Some("n1"));
 }
 
 #[test]
