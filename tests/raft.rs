@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use mainstay::cluster::{Command, GuardianChange, Incarnation, Node, NodeId, State};
+use mainstay::cluster::{
+    Command, Durability, GroupCommand, GroupIntro, GroupName, Guarantee, GuardianChange, Incarnation, Node, NodeId,
+    Offset, RunId, State,
+};
 use mainstay::raft::{Control, Formation, Founding, Inbox, LeaveError, Options, RaftNode};
 use mainstay::store::Store;
 use mainstay::wire::{Fault, GossipSent, Keys, generate_key, parse_key_file};
@@ -207,13 +210,18 @@ async fn propose(node: &Running, command: Command) -> Result<(), mainstay::clust
     }
 }
 
-/// The agent's part of a change of guardians, as there is no group.
+/// The agents' part of a change of guardians: primaries renew under both sets, then it ends.
 async fn finish_guardians(nodes: &[&Running]) {
     let state = nodes[0].state();
-    if state.guardians.next.is_some() {
-        let version = state.guardians.version;
-        let _ = propose(nodes[0], Command::Guardians(GuardianChange::Finish { version })).await;
+    if state.guardians.next.is_none() {
+        return;
     }
+    let version = state.guardians.version;
+    for (group, found) in &state.groups {
+        let renewed = GuardianChange::Renewed { group: group.clone(), epoch: found.epoch, version };
+        let _ = propose(nodes[0], Command::Guardians(renewed)).await;
+    }
+    let _ = propose(nodes[0], Command::Guardians(GuardianChange::Finish { version })).await;
 }
 
 async fn guardians(nodes: &[&Running], wanted: BTreeSet<NodeId>) {
@@ -363,12 +371,11 @@ async fn a_restarted_voter_is_silent_for_the_longest_lease_it_promised() {
     let site = Site::new(3);
     let nodes = site.start_all().await;
     let silence = Duration::from_secs(3);
-    for node in &nodes[..2] {
-        let local = mainstay::cluster::Local { longest_lease: silence, ..Default::default() };
-        node.store.save_local(&local).await.unwrap();
-    }
+    let local = mainstay::cluster::Local { longest_lease: silence, ..Default::default() };
+    nodes[0].store.save_local(&local).await.unwrap();
     stop_all(nodes).await;
     let since = Instant::now();
+    // n2 may stand soon, but needs n1, which neither stands nor answers.
     let nodes = [site.start(1, site.members()).await, site.start(2, site.members()).await];
     until("a leader", || nodes.iter().any(Running::leads)).await;
     assert!(since.elapsed() >= silence, "a vote was given after {:?}", since.elapsed());
@@ -430,6 +437,25 @@ async fn one_becomes_three() {
     three.member().await;
     assert_eq!(three.node.id(), id, "--join on a later start changes nothing");
     stop_all([one, two, three]).await;
+}
+
+#[tokio::test]
+async fn a_new_number_needs_a_new_start() {
+    let site = Site::new(2);
+    let alone = Founding::Members(BTreeMap::from([("n1".to_owned(), site.places[0].address.clone())]));
+    let one = site.start(1, alone).await;
+    one.member().await;
+    // As if it had been taken in as 9, and removed before the log reached it.
+    let store = Store::open(site.dir(2), "edge", "n2").unwrap();
+    store.enrol(NodeId(9), 1).await.unwrap();
+    store.close().await;
+    let two = site.start(2, site.join_first()).await;
+    let told = two.formation(|formation| matches!(formation, Formation::Failed { .. })).await;
+    assert!(format!("{told:?}").contains("new number 2; restart the agent"), "{told:?}");
+    two.stop().await;
+    let two = site.start(2, site.join_first()).await;
+    two.formation(|formation| *formation == Formation::Member { id: NodeId(2) }).await;
+    stop_all([one, two]).await;
 }
 
 #[tokio::test]
@@ -539,6 +565,60 @@ async fn the_leader_can_leave_and_the_unknown_cannot() {
     until("it is gone", || refs.iter().all(|node| !node.state().nodes.values().any(|node| node.name == name))).await;
     let told = nodes[at].formation(|formation| matches!(formation, Formation::Refused { .. })).await;
     assert!(format!("{told:?}").contains("if it was removed, empty its data_dir"), "{told:?}");
+    stop_all(nodes).await;
+}
+
+#[tokio::test]
+async fn a_primary_cannot_leave_and_a_follower_leaves_its_group() {
+    let site = Site::new(3);
+    let nodes = site.start_all().await;
+    let at = leader(&nodes).await;
+    let id = |n: usize| NodeId(n as u64 + 1);
+    let (primary, follower) = ((at + 1) % 3, (at + 2) % 3);
+    let name = GroupName::from("g");
+    for n in 0..3 {
+        let group = GroupIntro {
+            group: name.clone(),
+            announce: format!("h{n}:6379"),
+            priority: 100,
+            durability: Durability::Available,
+        };
+        let address = site.places[n].address.clone();
+        let intro = Command::Introduce { node: id(n), address, lease: LEASE, groups: vec![group] };
+        assert_eq!(propose(&nodes[at], intro).await, Ok(()));
+    }
+    let change = |n: usize, change: GroupCommand| {
+        let expect = nodes[n].state().groups[&name].expect();
+        Command::Group { group: name.clone(), expect, change }
+    };
+    let promote = GroupCommand::Promote {
+        successor: id(primary),
+        run_id: RunId::from("r"),
+        start: Offset(1),
+        guarantee: Guarantee::Fresh,
+        at_unix_ms: 0,
+    };
+    assert_eq!(propose(&nodes[at], change(at, promote)).await, Ok(()));
+    let follow = GroupCommand::Follow { node: id(follower), run_id: RunId::from("s") };
+    assert_eq!(propose(&nodes[at], change(at, follow)).await, Ok(()));
+
+    let refusal = nodes[at].node.leave(&site.places[primary].name).await.unwrap_err();
+    assert!(refusal.to_string().contains("run `mainstay switchover --group g` first"), "{refusal}");
+    let refs: Vec<&Running> = vec![&nodes[at], &nodes[primary]];
+    let finishing = async {
+        loop {
+            finish_guardians(&refs).await;
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        left = nodes[primary].node.leave(&site.places[follower].name) => left.unwrap(),
+        () = finishing => unreachable!(),
+    }
+    let state = nodes[at].state();
+    let group = &state.groups[&name];
+    assert!(!group.members.contains_key(&id(follower)) && !group.followers.contains_key(&id(follower)));
+    assert_eq!(state.guardians.now, BTreeSet::from([id(at), id(primary)]));
     stop_all(nodes).await;
 }
 
