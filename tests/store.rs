@@ -104,6 +104,13 @@ async fn what_was_acknowledged_survives_kill_9() {
         };
         assert!(lines.by_ref().map_while(Result::ok).any(&mut take), "round {round}: the writer never began");
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        // Every other round is killed in full swing, the rest also as it opens.
+        let busy = round % 2 == 0
+            || lines.by_ref().map_while(Result::ok).any(|line| {
+                take(line.clone());
+                line.starts_with("#local")
+            });
+        assert!(busy, "round {round}: the writer stopped by itself");
         std::thread::sleep(Duration::from_micros(u64::from(seed >> 8) % 60_000));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -129,7 +136,7 @@ async fn what_was_acknowledged_survives_kill_9() {
         }
         store.close().await;
     }
-    assert!(acknowledged["log"] > 100, "the writer hardly wrote: {acknowledged:?}");
+    assert!(acknowledged["log"] >= 30, "the writer hardly wrote: {acknowledged:?}");
 }
 
 #[test]

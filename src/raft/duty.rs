@@ -313,6 +313,8 @@ mod tests {
         assert_eq!(step(&three, &[1, 2, 3], &[1], &[2, 3], &[3]), None);
         let four = state(&[1, 2, 3, 4], &[1, 2, 3]);
         assert_eq!(step(&four, &[1, 2, 3, 4], &[1, 2, 3], &[4], &[]), None);
+        let five = state(&[1, 2, 3, 4, 5], &[1, 2, 3]);
+        assert_eq!(step(&five, &[1, 2, 3, 4, 5], &[1, 2, 3], &[4, 5], &[]), Some(Step::Promote(ids(&[4, 5]))));
         let after_a_loss = state(&[1, 2, 4], &[1, 2]);
         assert_eq!(step(&after_a_loss, &[1, 2, 4], &[1, 2], &[4], &[]), Some(Step::Promote(ids(&[4]))));
     }

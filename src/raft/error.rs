@@ -15,6 +15,9 @@ pub enum RaftError {
     /// Raft stopped, or never began.
     #[error("Raft has stopped: {0}; see the store's error before this one, then restart the agent")]
     Stopped(String),
+    /// It was removed before it ever took part, and taken in again.
+    #[error("the cluster has given this node the new number {0}; restart the agent")]
+    Renumbered(NodeId),
     /// The store failed.
     #[error("{0}")]
     Store(#[from] std::sync::Arc<crate::store::StoreError>),

@@ -418,10 +418,10 @@ impl Inner {
         Ok(wire::listen(bind, self.local.clone(), self.roster.clone(), options, on_conn).await?)
     }
 
-    /// Starts Raft under `id`; once only.
+    /// Starts Raft under `id`; once only, since a Raft cannot change its number.
     async fn start_raft(self: &Arc<Self>, id: NodeId) -> Result<Raft, RaftError> {
         if let Some(raft) = self.raft.get() {
-            return Ok(raft.clone());
+            return if *raft.node_id() == id { Ok(raft.clone()) } else { Err(RaftError::Renumbered(id)) };
         }
         let identity = self.store.identity();
         let config = Arc::new(self.timings.config(&identity.cluster)?);
