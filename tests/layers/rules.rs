@@ -115,7 +115,10 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).expect("the folder can be read") {
         let path = entry.expect("its entry can be read").path();
         if path.is_dir() {
-            list(&path, files);
+            // A crate of its own is a dependency like any other.
+            if !path.join("Cargo.toml").exists() {
+                list(&path, files);
+            }
         } else if path.extension().is_some_and(|end| end == "rs") {
             files.push(path);
         }
