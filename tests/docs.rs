@@ -1,0 +1,64 @@
+//! The documents say what the code does: the table of settings in README.md is the one the config reader refuses by,
+//! its example is a config the reader takes, and every file and command the documents name is there.
+//!
+//! `UPDATE_README=1 cargo nextest run --test docs` rewrites the table.
+
+#![allow(missing_docs)]
+
+use std::path::Path;
+
+const BEGIN: &str = "<!-- settings: written by tests/docs.rs -->\n";
+const END: &str = "<!-- end of settings -->";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+#[test]
+fn the_readme_has_the_readers_own_table_of_settings() {
+    let text = read("README.md");
+    let (before, rest) = text.split_once(BEGIN).expect("README.md marks where the settings begin");
+    let (table, after) = rest.split_once(END).expect("README.md marks where the settings end");
+    let wanted = mainstay::config::reference_markdown();
+    if std::env::var_os("UPDATE_README").is_some() {
+        std::fs::write(root().join("README.md"), format!("{before}{BEGIN}{wanted}{END}{after}")).expect("it is written");
+    } else {
+        assert_eq!(table, wanted, "UPDATE_README=1 cargo nextest run --test docs rewrites it");
+    }
+}
+
+/// The first block between fences of `kind`.
+fn block(text: &str, kind: &str) -> String {
+    let open = format!("```{kind}\n");
+    let (_, rest) = text.split_once(&open).unwrap_or_else(|| panic!("no block of {kind}"));
+    rest.split_once("```").expect("the block ends").0.to_owned()
+}
+
+#[test]
+fn the_readmes_example_is_a_config_that_the_reader_takes() {
+    let example = block(&read("README.md"), "toml");
+    let (config, warnings) = mainstay::config::parse(&example, "README.md").expect("the example is accepted");
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(config.groups.len(), 1);
+}
+
+#[test]
+fn every_file_that_a_document_names_is_there() {
+    let mut named = 0;
+    for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"] {
+        for word in read(document).split(|letter: char| letter.is_whitespace() || "`(),:;|".contains(letter)) {
+            let word = word.trim_end_matches('.');
+            let below = ["tests/", "src/", ".config/", ".ci/"].iter().any(|folder| word.starts_with(folder));
+            let end = Path::new(word).extension().and_then(|end| end.to_str());
+            if below || (!word.contains('/') && matches!(end, Some("md" | "sh"))) {
+                named += 1;
+                assert!(root().join(word).exists(), "{document} names {word}, which is not there");
+            }
+        }
+    }
+    assert!(named > 8, "only {named} files are named: is this test looking at the documents?");
+}

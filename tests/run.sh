@@ -1,0 +1,82 @@
+#!/bin/sh
+# Installs what is missing, then runs every check and every test. From anywhere: sh tests/run.sh
+#
+# Needs Debian (or a relative with apt), a Rust toolchain, and for the lab root. Installs, as root only: Debian's
+# packages to build with and the ones the tests drive; and cargo-nextest, by cargo. As an ordinary user it names the
+# command that installs them and stops. Stops at the first stage that fails, and says how long each took.
+set -eu
+cd "$(dirname "$0")/.."
+
+stage=
+begun=0
+end_stage() {
+    [ -z "$stage" ] || echo "== $stage: $(($(date +%s) - begun)) s"
+}
+stage() {
+    end_stage
+    stage=$1
+    begun=$(date +%s)
+    echo "== $stage"
+}
+failed() {
+    code=$?
+    [ "$code" -eq 0 ] || echo "== $stage: FAILED after $(($(date +%s) - begun)) s" >&2
+    exit "$code"
+}
+trap failed EXIT
+
+# Package, and a file or command that shows that it is there. Of Redis only redis-tools, which carries the server's
+# binary and starts no service.
+missing_packages() {
+    command -v cc >/dev/null || echo gcc
+    command -v pkg-config >/dev/null || echo pkg-config
+    pkg-config --exists libsystemd 2>/dev/null || echo libsystemd-dev
+    command -v ip >/dev/null || echo iproute2
+    command -v ps >/dev/null || echo procps
+    command -v setpriv >/dev/null || echo util-linux
+    command -v redis-cli >/dev/null || echo redis-tools
+}
+
+stage 'packages'
+packages=$(missing_packages | tr '\n' ' ')
+if [ -n "$packages" ]; then
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "missing packages; install them with: sudo apt-get install --no-install-recommends $packages" >&2
+        exit 69
+    fi
+    echo "installing $packages"
+    apt-get -q update
+    # The packages' names are separate words.
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $packages
+fi
+if ! command -v redis-server >/dev/null; then
+    # The server is the same program as redis-check-rdb; it goes by the name it is called.
+    mkdir -p target/bin
+    ln -sf "$(command -v redis-check-rdb)" target/bin/redis-server
+    PATH=$PWD/target/bin:$PATH
+    export PATH
+fi
+redis-server --version
+if ! cargo nextest --version >/dev/null 2>&1; then
+    echo 'installing cargo-nextest'
+    cargo install --locked --quiet cargo-nextest
+fi
+
+stage 'scripts'
+for script in run-node.sh tests/run.sh .ci/run; do
+    sh -n "$script"
+done
+
+stage 'format'
+cargo fmt --check
+
+stage 'lints'
+cargo clippy --quiet --all-targets --locked -- -D warnings
+
+stage 'examples in the documentation'
+cargo test --quiet --doc --locked
+
+stage 'tests'
+cargo nextest run --locked --no-fail-fast
+end_stage
