@@ -71,14 +71,16 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     if let Some(target) = to.filter(|target| !waited && all.iter().all(|(node, _)| node != target)) {
         return Choice::Wait(Reason::AwaitingReports(vec![view.name_of(target)]));
     }
-    // S4: one that failed to serve its last promotion, or whose agent is being stopped, is passed over if the proof
-    // holds without it.
+    // S4: one that failed to serve its last promotion is passed over if the proof holds without it; so is one whose
+    // agent is being stopped, but not for data of an earlier epoch: it soon comes back.
     let failed = group.primary_node().filter(|_| why == Why::NeverServed);
+    let latest = all.iter().map(|(_, report)| report.lineage).max();
     let able = |(node, report): &(NodeId, &Report)| Some(*node) != failed && !report.stopping;
     let others: Vec<(NodeId, &Report)> = all.iter().copied().filter(able).collect();
-    let enough = others.len() >= need
-        || (group.durability == Durability::Available && waited && all.iter().any(|(_, report)| report.stopping));
-    let pool = if enough && !others.is_empty() { &others } else { all };
+    let stopping = all.iter().any(|(_, report)| report.stopping);
+    let hurry = stopping && waited && group.durability == Durability::Available;
+    let good = !stopping || others.iter().map(|(_, report)| report.lineage).max() == latest;
+    let pool = if good && (others.len() >= need || hurry) && !others.is_empty() { &others } else { all };
     let most = pool.iter().map(|(_, report)| (report.lineage, report.offset)).max();
     let priority = |node: NodeId| group.members.get(&node).map_or(0, |member| member.priority);
     let best = pool.iter().filter(|(node, _)| priority(*node) > 0).max_by_key(|(node, report)| {

@@ -17,6 +17,8 @@ pub struct FollowTarget {
     pub epoch: Epoch,
     /// Its replication id.
     pub replid: Replid,
+    /// The one before, which holds up to the epoch's start offset.
+    pub replid2: Replid,
 }
 
 impl View {
@@ -35,11 +37,13 @@ impl View {
         if !self.state.guardians.all().contains(&self.me) {
             return;
         }
-        let Some(seat) = self.seats.get(name) else { return };
+        let Some(seat) = self.seats.get_mut(name) else { return };
         let given_up = seat.surrendered.is_some_and(|(epoch, _)| epoch.next() >= next) || group.epoch == Epoch(0);
-        let free = given_up || (!seat.promise_live(self.now) && self.now >= self.silent_until());
+        let silent_until = self.started + self.saved.longest_lease;
+        let free = given_up || (!seat.promise_live(self.now) && self.now >= silent_until);
         let local = self.local.groups.entry(name.clone()).or_default();
         if free && local.guardian_sealed < next {
+            seat.owed.retain(|(_, epoch, _)| *epoch >= next);
             local.guardian_sealed = next;
             self.urgent = true;
         }
@@ -66,18 +70,27 @@ impl View {
             announce: group.members.get(&primary.node).map(|member| member.announce.clone()).unwrap_or_default(),
             epoch: group.epoch,
             replid: serving.replid.clone(),
+            replid2: serving.replid2.clone(),
         })
     }
 
-    /// Records whom the instance is about to follow, with the lineage it has so far; saved before it is done.
+    /// Records whom the instance is about to follow, with the lineage it has so far; saved before it is done. Where a
+    /// full resynchronisation must be expected lineage ends here: it can throw the old data away, be cut off and leave
+    /// the old offset standing between two looks (S4).
     fn settle_attachment(&mut self, name: &GroupName, group: &Group) {
         let Some(target) = self.follow_target(name) else { return };
         let Some(info) = self.seats.get(name).and_then(|seat| seat.instance.seen()).cloned() else { return };
         let wanted = Attached { run_id: info.run_id.clone(), epoch: target.epoch, replid: target.replid };
-        let local = self.local.groups.entry(name.clone()).or_default();
-        if local.attached.as_ref() == Some(&wanted) {
+        if self.local.groups.get(name).is_some_and(|local| local.attached.as_ref() == Some(&wanted)) {
             return;
         }
+        let start = group.starts.get(&target.epoch).map(|start| start.offset);
+        let continues = info.replid == wanted.replid
+            || (info.replid == target.replid2 && start.is_some_and(|start| info.offset <= start));
+        if !continues {
+            self.void_lineage(name);
+        }
+        let local = self.local.groups.entry(name.clone()).or_default();
         let lineage = super::lineage::data_epoch(group, local, &info);
         local.lineage = lineage.map(|epoch| Lineage { run_id: info.run_id.clone(), epoch });
         local.attached = Some(wanted);

@@ -27,7 +27,7 @@ impl World {
         let primary = self.committed().groups.get(&self.group).and_then(|group| group.primary_node()).map(host_of);
         let any = self.rng.index(self.hosts.len());
         let host = primary.filter(|_| self.rng.permille(500)).unwrap_or(any);
-        match self.rng.below(26) {
+        match self.rng.below(28) {
             0..=3 => self.crash_agent(host),
             4..=7 => self.stall(host),
             8..=9 => self.crash_host(host),
@@ -43,7 +43,8 @@ impl World {
                 tr!(self, "FAULT agent {} is asked to stop", host + 1);
                 self.tell(host, 0, What::Stopping);
             }
-            24 => {
+            24..=25 => self.order_seal(),
+            26 => {
                 if let Some(leader) = self.raft.leader.filter(|_| self.hosts[any].agent.is_some()) {
                     let fit = !self.hosts[any].stalled && self.net.both(leader, any);
                     if fit && self.may_lead(any) {
@@ -207,6 +208,14 @@ impl World {
         let Some(group) = self.committed().groups.get(&self.group) else { return };
         let (expect, change) = (group.expect(), GroupCommand::Switch { to, why: Why::Operator });
         tr!(self, "operator: switchover to {to}");
+        self.order(&Command::Group { group: self.group.clone(), expect, change });
+    }
+
+    /// An operator's word ends the epoch though the primary is well (S3).
+    fn order_seal(&mut self) {
+        let Some(group) = self.committed().groups.get(&self.group) else { return };
+        let (expect, change) = (group.expect(), GroupCommand::Seal { why: Why::Operator });
+        tr!(self, "operator: seals");
         self.order(&Command::Group { group: self.group.clone(), expect, change });
     }
 

@@ -87,15 +87,22 @@ impl World {
         }
     }
 
+    /// The last member follows without ever asking to be let in.
     fn follow_uncommitted(&mut self, host: usize) {
         let name = self.group.clone();
-        let Some(agent) = self.hosts[host].agent.as_ref() else { return };
+        let Some(agent) = self.hosts[host].agent.as_ref().filter(|_| self.is_stranger(host)) else { return };
         let Some(group) = agent.view.group(&name) else { return };
-        let outside = !group.followers.contains_key(&id(host)) && matches!(group.phase, Phase::Stable);
-        let Some(primary) = group.primary_node().filter(|node| *node != id(host) && outside) else { return };
+        let stable = matches!(group.phase, Phase::Stable) && !group.followers.contains_key(&id(host));
+        let Some(primary) = group.primary_node().filter(|node| *node != id(host) && stable) else { return };
         let primary = crate::agent::host_of(primary);
-        if self.hosts[host].member && self.hosts[host].redis.upstream == Some(Upstream::Nowhere) {
+        if self.hosts[host].redis.upstream == Some(Upstream::Nowhere) {
             self.command(host, 0, Command::ReplicaOf(primary));
         }
+    }
+
+    /// The member that the mutation is about.
+    pub fn is_stranger(&self, host: usize) -> bool {
+        let last = self.hosts.iter().rposition(|host| host.member);
+        self.mutation == Some(Mutation::FollowsWithoutCommit) && last == Some(host)
     }
 }

@@ -150,6 +150,9 @@ impl World {
     pub fn propose(&mut self, from: usize, topic: Topic, command: Command) {
         let Some(agent) = &self.hosts[from].agent else { return };
         let life = agent.life;
+        if self.is_stranger(from) && matches!(&command, Command::Group { change: GroupCommand::Follow { .. }, .. }) {
+            return;
+        }
         let way = MS / 2 + self.rng.below(5 * MS);
         let slow = if self.hosts[from].slow_disk { self.rng.below(200 * MS) } else { 0 };
         let term = self.raft.term;

@@ -90,6 +90,8 @@ pub struct Redis {
     pub upstream: Option<Upstream>,
     /// To the upstream.
     pub link: Link,
+    /// It may ask for a partial resynchronisation: lost once a full one has begun, as Redis discards its cached master.
+    pub resumable: bool,
     /// Its connection to the upstream.
     pub connection: u64,
     /// Replication ids; the second holds up to `second_offset`.
@@ -124,6 +126,7 @@ impl Redis {
             loading_until: 0,
             upstream: Some(Upstream::Nowhere),
             link: Link::Down,
+            resumable: false,
             connection: 0,
             replid,
             replid2: 0,
@@ -161,6 +164,7 @@ impl Redis {
             && rdb
         {
             self.replid = old.replid;
+            self.resumable = true;
             self.offset = *mark;
             self.marks = old.marks[..kept - before].to_vec();
         }
@@ -256,6 +260,7 @@ impl Redis {
                 }
             }
             Command::Nowhere { close } => {
+                self.resumable |= self.upstream.is_none();
                 self.paused_until = 0;
                 self.upstream = Some(Upstream::Nowhere);
                 self.link = Link::Down;
@@ -265,6 +270,7 @@ impl Redis {
                 }
             }
             Command::ReplicaOf(host) => {
+                self.resumable |= self.upstream.is_none();
                 if self.upstream != Some(Upstream::Host(host)) {
                     self.upstream = Some(Upstream::Host(host));
                     self.link = Link::Down;

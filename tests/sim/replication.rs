@@ -86,7 +86,7 @@ impl World {
         self.connections += 1;
         let connection = self.connections;
         let (replid, offset) = (self.hosts[host].redis.replid, self.hosts[host].redis.offset);
-        let partial = self.hosts[primary].redis.continues(replid, offset);
+        let partial = self.hosts[host].redis.resumable && self.hosts[primary].redis.continues(replid, offset);
         let attached = Attached { connection, online: partial, acked: if partial { offset } else { 0 }, acked_at: now };
         self.hosts[primary].redis.replicas.insert(host, attached);
         self.hosts[host].redis.connection = connection;
@@ -106,6 +106,7 @@ impl World {
         } else {
             let until = now + self.rng.between(1, 600) * MS;
             self.hosts[host].redis.link = Link::Syncing(until);
+            self.hosts[host].redis.resumable = false;
             self.hosts[host].redis.replicas.clear();
             if self.diskless {
                 self.hosts[host].redis.empty();
@@ -124,6 +125,7 @@ impl World {
         own.stream_base = from.offset;
         own.stream = Some(Vec::new());
         own.link = Link::Up;
+        own.resumable = true;
         let (connection, offset) = (own.connection, own.offset);
         tr!(self, "redis {}: full resynchronisation done at offset {offset}", host + 1);
         if let Some(attached) = self.hosts[primary].redis.replicas.get_mut(&host) {

@@ -160,7 +160,8 @@ impl World {
     fn seal_step(&mut self, host: usize, running: &mut Running, fence: bool) -> Option<Outcome> {
         if running.step == 0 {
             running.clean &= !matches!(self.hosts[host].redis.link, Link::Syncing(_));
-            if self.mutation == Some(Mutation::SealsWithoutDetaching) && !fence {
+            let idle = self.is_stranger(host) && running.epoch == Epoch(0);
+            if (self.mutation == Some(Mutation::SealsWithoutDetaching) || idle) && !fence {
                 running.step = 1;
                 return None;
             }

@@ -226,7 +226,8 @@ impl World {
         let hosts = (0..shape.nodes).map(|i| crate::agent::host(&mut rng, i, shape, &group)).collect();
         let tick = rng.between(8, 50) * MS;
         let look = rng.between(30, 120) * MS;
-        let diskless = rng.permille(0);
+        // The shells set `repl-diskless-load disabled`: the old data stays until the new has come whole.
+        let diskless = std::env::var_os("MAINSTAY_SIM_DISKLESS").is_some();
         let mut world = Self {
             now: 0,
             rng,
