@@ -25,7 +25,8 @@ fn the_readme_has_the_readers_own_table_of_settings() {
     let (table, after) = rest.split_once(END).expect("README.md marks where the settings end");
     let wanted = mainstay::config::reference_markdown();
     if std::env::var_os("UPDATE_README").is_some() {
-        std::fs::write(root().join("README.md"), format!("{before}{BEGIN}{wanted}{END}{after}")).expect("it is written");
+        std::fs::write(root().join("README.md"), format!("{before}{BEGIN}{wanted}{END}{after}"))
+            .expect("it is written");
     } else {
         assert_eq!(table, wanted, "UPDATE_README=1 cargo nextest run --test docs rewrites it");
     }

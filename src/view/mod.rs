@@ -8,6 +8,7 @@
 //! Upholds S1 (lease counted from when the answered renewal was sent), S2 (promises, seals, surrender), S4 and S5
 //! (lineage), S7 (crash, hang, loading and busy told apart).
 
+mod applied;
 mod event;
 mod fold;
 mod lineage;
