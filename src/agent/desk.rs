@@ -21,7 +21,11 @@ use tokio::sync::oneshot;
 /// An operator waits no longer than this for a change, a little less than the socket does.
 const PATIENCE: Duration = Duration::from_secs(14);
 /// And for a fence.
-const FENCE_PATIENCE: Duration = Duration::from_secs(4);
+const FENCE_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// What became of a fenced group.
+const FENCED: &str =
+    "nothing of it is served here; the best candidate is promoted, maybe this one: `mainstay pause` first prevents that";
 
 /// Answers that wait for an outcome.
 #[derive(Default)]
@@ -120,7 +124,7 @@ fn fenced(view: &View, name: &GroupName) -> Option<GroupDone> {
     let group = view.group(name)?;
     let mine = group.primary_node() == Some(view.me);
     let over = if mine { seat.lease.marked >= group.epoch } else { !asked && !seat.vip.held };
-    over.then(|| GroupDone { group: name.clone(), text: "the VIP is off and the instance is sealed".to_owned() })
+    over.then(|| GroupDone { group: name.clone(), text: FENCED.to_owned() })
 }
 
 impl Switch {

@@ -80,7 +80,7 @@ impl Station {
         let (sights, seen) = mpsc::channel(16);
         let watcher = Arc::new(Watcher::spawn(endpoint.clone(), Timing { pace: PACE, ..Timing::default() }, sights));
         pumps.push(tokio::spawn(pump_instance(group.clone(), seen, events.clone())));
-        let announce = Announce { ip: config.announce.host.to_string(), port: config.announce.port };
+        let announce = Announce { ip: config.announce.host.bare(), port: config.announce.port };
         let settings = Settings { announce: Some(announce) };
         let commander = Commander::new(endpoint.clone(), settings, Some(watcher.poke()));
         let hands = Hands { commander, endpoint, vip, lease };
@@ -237,7 +237,7 @@ async fn remove_stale(group: &GroupName, vip: &Vip) {
 
 fn endpoint(config: &GroupConfig) -> anyhow::Result<Endpoint> {
     let base = match &config.redis {
-        RedisAddress::Tcp(address) => Endpoint::tcp(address.host.to_string(), address.port),
+        RedisAddress::Tcp(address) => Endpoint::tcp(address.host.bare(), address.port),
         RedisAddress::Unix(path) => Endpoint::unix(path),
     };
     let password = match &config.password_file {

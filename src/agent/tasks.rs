@@ -152,7 +152,7 @@ pub(super) async fn follow(hands: Arc<Hands>, announce: String) -> Report {
     let Ok(primary) = announce.parse::<HostPort>() else {
         return Outcome::Failed { why: format!("{announce:?} is no host:port") }.into();
     };
-    let host = primary.host.to_string();
+    let host = primary.host.bare();
     let asked = clock::now();
     let outcome = match hands.commander.follow(&host, primary.port, clock::within(ORDINARY)).await {
         Ok(info) => done(&info, asked, true),
@@ -211,7 +211,7 @@ pub(super) async fn seal_remote(hands: &Hands, address: &str) -> Outcome {
 
 fn remote(hands: &Hands, address: &str) -> Result<Commander, crate::config::AddressError> {
     let address: HostPort = address.parse()?;
-    let endpoint = Endpoint::tcp(address.host.to_string(), address.port)
+    let endpoint = Endpoint::tcp(address.host.bare(), address.port)
         .with_credentials(hands.endpoint.username.clone(), hands.endpoint.password.clone());
     Ok(Commander::new(endpoint, Settings::default(), None))
 }

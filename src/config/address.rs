@@ -56,6 +56,17 @@ impl HostPort {
     }
 }
 
+impl Host {
+    /// As Redis and resolvers take it: without the brackets that an IPv6 literal has beside a port.
+    #[must_use]
+    pub fn bare(&self) -> String {
+        match self {
+            Host::Ip(ip) => ip.to_string(),
+            Host::Name(name) => name.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
