@@ -24,8 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(14);
 const FENCE_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// What became of a fenced group.
-const FENCED: &str =
-    "nothing of it is served here; the best candidate is promoted, maybe this one: `mainstay pause` first prevents that";
+const FENCED: &str = "nothing of it is served here; the best candidate is promoted, maybe this one: `mainstay pause` first prevents that";
 
 /// Answers that wait for an outcome.
 #[derive(Default)]

@@ -76,12 +76,13 @@ pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<()> {
     let (asked_tx, mut asked) = mpsc::channel::<Asked>(DESK_QUEUE);
     let socket = server::Server::bind(&config.control_socket).await?;
     tokio::spawn(socket.run(asked_tx));
+    let lease = replicated_lease(&store, config.timing.lease);
     let options = Options {
         name: config.node.name.clone(),
         address: config.node.address.to_string(),
         bind: config.node.bind.map_or_else(|| config.node.address.to_string(), |bind| bind.to_string()),
         keys,
-        lease: config.timing.lease,
+        lease,
         founding: founding(&config.cluster.start),
         control: desk::no_control(),
     };
@@ -99,6 +100,17 @@ pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<()> {
     raft.shutdown().await;
     store.close().await;
     result
+}
+
+/// The replicated lease rules once there is one; a differing file is worth a word.
+fn replicated_lease(store: &Store, configured: Duration) -> Duration {
+    let replicated = store.applied().borrow().state.lease;
+    if replicated.is_zero() || replicated == configured {
+        return configured;
+    }
+    let (ruling, file) = (replicated.as_millis(), configured.as_millis());
+    tracing::warn!("timing.lease_ms is {file} in the file; the cluster's is {ruling} and rules");
+    replicated
 }
 
 fn founding(start: &Start) -> Founding {
@@ -195,13 +207,14 @@ impl Agent {
     ) -> anyhow::Result<Self> {
         let stamps = Stamps::open(&config.control_socket);
         let policy = config.policy();
+        let lease = replicated_lease(&store, config.timing.lease);
         let (queue, incoming) = mpsc::channel(QUEUE);
         let started = clock::now();
         let mut stations = BTreeMap::new();
         for group in &config.groups {
             let name = GroupName(group.name.clone());
             let leased = matches!(stamps.all().get(&name), Some(Stamp::Leased { until, .. }) if *until > started);
-            let station = Station::open(group, config.timing.lease, leased, queue.clone()).await?;
+            let station = Station::open(group, lease, leased, queue.clone()).await?;
             stations.insert(name, station);
         }
         let state = store.applied().borrow().state.clone();

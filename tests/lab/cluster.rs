@@ -105,7 +105,7 @@ impl Cluster {
         let fence = ["fence", "--if-lapsed", "--config", &config].map(String::from);
         Spec {
             name: format!("agent n{no}"),
-            program: env!("CARGO_BIN_EXE_mainstay").into(),
+            program: crate::lab::binary().into(),
             args: vec!["run".into(), "--config".into(), config.clone()],
             env: self.options.agent_env.clone(),
             net: Arc::clone(net),
@@ -266,7 +266,7 @@ impl Cluster {
     /// # Panics
     /// When it does not end within 60 s.
     pub fn mainstay_plain(&self, no: HostNo, args: &[&str]) -> Output {
-        let output = self.host(no).net.output(env!("CARGO_BIN_EXE_mainstay"), args, secs(60));
+        let output = self.host(no).net.output(&crate::lab::binary(), args, secs(60));
         output.unwrap_or_else(|e| panic!("n{no}: mainstay {args:?}: {e}"))
     }
 

@@ -33,6 +33,11 @@ pub fn in_lab(body: impl FnOnce()) {
     body();
 }
 
+/// The program under test; `LAB_BIN` names another, such as a release build, to measure.
+pub fn binary() -> String {
+    std::env::var("LAB_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_mainstay").to_owned())
+}
+
 /// The seed of this run: `LAB_SEED`, or the time; printed either way.
 pub fn seed() -> u64 {
     let now = || {
