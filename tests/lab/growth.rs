@@ -54,9 +54,12 @@ fn a_fourth_and_a_fifth_node_join() {
         let mut c = Cluster::start(Options::new(3));
         c.wait_steady(secs(30));
         c.add_host(4, false).expect("n4");
-        let roles = wait_voters(&c, 3, 4);
-        let (_, _, reason) = roles.iter().find(|(name, ..)| name == "n4").expect("n4");
-        assert!(reason.contains("even"), "status does not say why n4 stays a learner: {reason:?}");
+        wait_voters(&c, 3, 4);
+        wait_for("the reason why n4 stays a learner", secs(10), || {
+            let roles = roles(&c, 1)?;
+            let says = roles.iter().any(|(name, _, reason)| name == "n4" && reason.contains("even"));
+            if says { Ok(()) } else { Err(format!("{roles:?}")) }
+        });
         c.wait_steady(secs(30));
         c.add_host(5, false).expect("n5");
         wait_voters(&c, 5, 5);

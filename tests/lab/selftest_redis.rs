@@ -243,6 +243,7 @@ fn the_address_may_be_ipv6() {
         std::thread::sleep(ms(200));
         let history = load.stop();
         assert!(history.by("vip").acked() > 50 && history.by("vip").failed() == 0);
+        c.wait_steady(secs(10));
         assert!(c.lost(&history, 1).is_empty());
     });
 }
