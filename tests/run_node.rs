@@ -122,6 +122,17 @@ impl Place {
     }
 }
 
+impl Drop for Place {
+    /// A test that failed because something was left must not leave it.
+    fn drop(&mut self) {
+        for process in self.processes() {
+            if let Some(pid) = process.split(' ').next().and_then(|pid| pid.parse().ok()) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
+}
+
 /// A script that runs; killed when it is dropped.
 struct Running<'a> {
     place: &'a Place,
