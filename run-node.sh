@@ -8,7 +8,8 @@
 #
 #   sh run-node.sh at HOST COMMAND...   runs a command on n1, n2, n3 or client
 #   sh run-node.sh kill HOST            kills Redis there; HOST may be "primary"
-#   sh run-node.sh unplug HOST          pulls its network cable (not on loopback); plug HOST puts it back
+#   sh run-node.sh unplug HOST          pulls its network cable (not on loopback)
+#   sh run-node.sh plug                 puts all cables back
 #
 # Ctrl-C stops what it started. It uses no Redis that it did not start, and writes nothing outside this folder.
 # MAINSTAY_BIN names a binary to use instead of building one.
@@ -237,20 +238,31 @@ node_config() {
     echo "socket = \"$1/mainstay.sock\""
 }
 
-# Whom to ask to be taken in: nobody if this node starts the cluster. Node 1 starts it, unless others hold it already.
-node_join() {
+# Whether this node starts the cluster: node 1, unless it lost its files while others kept theirs.
+founds() {
+    [ "$no" -eq 1 ] || return 1
+    [ ! -e "$dir/founder" ] || return 0
+    for key in "$base"/node[2-5]/cluster.key; do
+        if [ -s "$key" ]; then
+            say "node 1 has no files, and ${key%/*} has: it asks to be taken in. To begin anew: rm -rf $base/node[1-5]"
+            return 1
+        fi
+    done
+    : >"$dir/founder"
+}
+
+# Whom to ask to be taken in: a node that runs, else one that has run.
+peer() {
     first=
     for other in 1 2 3 4 5; do
         [ "$other" -ne "$no" ] || continue
         if port_owner $((6999 + other)) >/dev/null; then
-            echo "127.0.0.1:$((6999 + other))"
-            return
+            first=$other
+            break
         fi
-        [ -n "$first" ] || [ ! -d "$base/node$other/data" ] || first=$other
+        [ -n "$first" ] || [ ! -s "$base/node$other/cluster.key" ] || first=$other
     done
-    if [ -n "$first" ] || [ "$no" -ne 1 ]; then
-        echo "127.0.0.1:$((6999 + ${first:-1}))"
-    fi
+    echo "127.0.0.1:$((6999 + ${first:-1}))"
 }
 
 run_node() {
@@ -264,12 +276,11 @@ run_node() {
     need_ports "$no"
     mkdir -p "$dir/redis" "$dir/data" || die 73 "$dir cannot be made"
     find_redis "$dir"
-    node_key "$dir"
+    # Before the key, which the others wait for.
     join=
-    if [ "$no" -ne 1 ] || [ ! -e "$dir/founder" ]; then
-        join=$(node_join)
-    fi
-    [ -n "$join" ] || : >"$dir/founder"
+    founds || join=later
+    node_key "$dir"
+    [ -z "$join" ] || join=$(peer)
     node_config "$dir" >"$dir/mainstay.toml" || die 73 "$dir/mainstay.toml cannot be written"
     say "node $no: agent 127.0.0.1:$((6999 + no)), Redis 127.0.0.1:$((6378 + no)), files in $dir; Ctrl-C stops it."
     say 'There is no VIP on loopback; a VIP needs network namespaces: sh run-node.sh shows it.'
@@ -296,12 +307,12 @@ watch_node() {
             say "node $no: what keeps its programs running was killed"
             return
         fi
-        if [ -z "$told" ] && text=$("$bin" status --socket "$dir/mainstay.sock" 2>/dev/null) || [ "$?" -eq 1 ]; then
-            if say "$text" | grep -qE "^ *n$no +(serving|following)"; then
-                told=1
-                say "$text"
-                say "again: $bin status --socket $dir/mainstay.sock"
-            fi
+        # Degraded (1) is what a cluster is while it is still growing.
+        [ -n "$told" ] || text=$("$bin" status --socket "$dir/mainstay.sock" 2>/dev/null)
+        if [ -z "$told" ] && say "$text" | grep -qE "^ *n$no +(serving|following)"; then
+            told=1
+            say "$text"
+            say "again: $bin status --socket $dir/mainstay.sock"
         fi
         nap 0.5
     done
@@ -338,15 +349,12 @@ run_show() {
     ln -sf "$bin" "$show/bin/mainstay"
     if refused=$(probe); then
         echo namespaces >"$show/mode"
-        # shellcheck disable=SC2046
-        RUN_NODE_ME=$me setsid setpriv --pdeathsig KILL unshare $(namespaces) sh "$script" __init "$redis" </dev/null &
+        mkdir "$show/hosts"
+        # What unshare itself says when its child is killed is no news.
+        # shellcheck disable=SC2046,SC2016
+        RUN_NODE_ME=$me setsid setpriv --pdeathsig KILL unshare $(namespaces) \
+            sh -c 'exec sh "$@" 2>&3' sh "$script" __init "$redis" </dev/null 3>&2 2>/dev/null &
         outer=$!
-        inner=
-        while [ -z "$inner" ] && alive "$outer"; do
-            inner=$(cut -d' ' -f1 "/proc/$outer/task/$outer/children" 2>/dev/null)
-            sleep 0.02
-        done
-        echo "$inner" >"$show/pid"
     else
         say "No network namespaces here, so no VIP: the nodes run on loopback. The reason: $refused"
         for no in $hosts; do
@@ -368,7 +376,7 @@ run_show() {
 end_show() {
     if [ "$(cat "$show/mode")" = namespaces ]; then
         # The first process of the inner process namespace takes all others with it, and they the namespaces.
-        [ -z "$inner" ] || kill -KILL "$inner" 2>/dev/null
+        ! running=$(show_pid) || kill -KILL "$running" 2>/dev/null
     else
         kill -TERM "$outer" 2>/dev/null
     fi
@@ -389,7 +397,11 @@ show_pid() {
 init() {
     redis=$1
     trap '' INT HUP
-    mount -t proc proc /proc && mount -t tmpfs tmpfs /run && mkdir -p /run/mainstay /run/show || exit 70
+    # Its number as the outer end knows it: /proc is still the outer one.
+    read -r inner _ </proc/self/stat && echo "$inner" >"$show/pid"
+    # In memory, and gone with the namespace; by its own path the agents take it for a disk.
+    mount -t proc proc /proc && mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs "$show/hosts" &&
+        mkdir -p /run/mainstay /run/show && mount --bind "$show/hosts" /run/show || exit 70
     ip link set lo up && ip link add switch type bridge && ip link set switch up || exit 70
     for no in $hosts client; do
         case $no in client) name=client last=9 ;; *) name=n$no last=$no ;; esac
@@ -410,7 +422,7 @@ host_config() {
     echo "[node]"
     echo "name = \"n$no\""
     echo "address = \"$net.$no:7400\""
-    echo "data_dir = \"/run/show/n$no/data\""
+    echo "data_dir = \"$show/hosts/n$no/data\""
     echo "[cluster]"
     echo "name = \"run-node\""
     echo "key_file = \"/run/show/cluster.key\""
@@ -488,7 +500,7 @@ In another terminal, a client's and an operator's commands:
   $run at client redis-cli -h $vip get greeting
   $run kill primary
   $run unplug primary
-  $run plug n1
+  $run plug
   $run at n2 mainstay switchover
   $run at n2 mainstay status
 TEXT
@@ -525,7 +537,8 @@ watch_show() {
                 BEGIN { printf "\033[H" } { printf "%s\033[K\n", $0 } END { printf "\033[J" }'
         else
             # Counts and ages change all the time, and say nothing new.
-            essence=$(say "$text" | sed -e '/last change/d' -e 's/ [0-9][0-9]*\([ms]*\)\>/ /g' | tr -s ' ')
+            essence=$(say "$text" | sed -e '/last change/d' -e 's/[0-9.]* \(ms\|s\|min\|h\|d\)\>//g' \
+                -e 's/ [0-9][0-9]*\>//g' | tr -s ' -')
             if [ "$essence" != "$last" ]; then
                 last=$essence
                 say "--- $(date +%T)"
@@ -588,17 +601,22 @@ kill_redis() {
     kill -KILL "$pid" && say "killed Redis on n$host_no"
 }
 
-cable() {
+unplug() {
     [ "$(cat "$show/mode")" = namespaces ] || die 69 'there are no cables on loopback'
-    pick "$2" ' and primary'
-    case $1 in
-    unplug) ip link set "n$host_no" down && say "n$host_no is cut off; $RUN_NODE_ME plug n$host_no puts the cable back" ;;
-    plug) ip link set "n$host_no" up && say "n$host_no is connected" ;;
-    esac
+    pick "$1" ' and primary'
+    ip link set "n$host_no" down && say "n$host_no is cut off; $RUN_NODE_ME plug puts the cable back"
+}
+
+plug() {
+    [ "$(cat "$show/mode")" = namespaces ] || die 69 'there are no cables on loopback'
+    for no in $hosts; do
+        ip link set "n$no" up || exit 70
+    done
+    say 'all hosts are connected'
 }
 
 usage() {
-    sed -n '3,13s/^# \{0,1\}//p' "$script"
+    sed -n '3,14s/^# \{0,1\}//p' "$script"
 }
 
 : "${RUN_NODE_ME:=$me}"
@@ -609,14 +627,16 @@ case "${1-}" in
 [1-5]) [ $# -eq 1 ] || die 64 'one number, 1 to 5' && run_node "$1" ;;
 at) [ $# -ge 3 ] || die 64 "usage: $me at HOST COMMAND..." && inside __at "$@" ;;
 kill) [ $# -eq 2 ] || die 64 "usage: $me kill HOST" && inside __kill "$2" ;;
-plug | unplug) [ $# -eq 2 ] || die 64 "usage: $me $1 HOST" && inside __cable "$1" "$2" ;;
+unplug) [ $# -eq 2 ] || die 64 "usage: $me unplug HOST" && inside __unplug "$2" ;;
+plug) [ $# -eq 1 ] || die 64 "usage: $me plug" && inside __plug ;;
 __keep) shift && keeper "$@" ;;
 __init) shift && init "$@" ;;
 __host) shift && host "$@" ;;
 __loopback) loopback ;;
 __at) shift 2 && at "$@" ;;
 __kill) kill_redis "$2" ;;
-__cable) cable "$2" "$3" ;;
+__unplug) unplug "$2" ;;
+__plug) plug ;;
 -h | --help | help) usage ;;
 *) usage >&2 && exit 64 ;;
 esac
