@@ -231,9 +231,14 @@ impl Group {
                 }
                 _ => Err(Rejection::Nothing),
             },
-            GroupCommand::Settled { node } => {
-                self.departed.remove(node).map(|_| ()).ok_or(Rejection::NoSuchNode(*node))
-            }
+            GroupCommand::Settled { node, since } => match self.departed.get(node) {
+                Some(known) if known == since => {
+                    self.departed.remove(node);
+                    Ok(())
+                }
+                Some(_) => Err(Rejection::Nothing),
+                None => Err(Rejection::NoSuchNode(*node)),
+            },
             _ => self.apply_setting(change),
         }
     }

@@ -163,6 +163,8 @@ pub enum GroupCommand {
     Settled {
         /// Who.
         node: NodeId,
+        /// Since when it counted as departed: it may have left once more since this was proposed.
+        since: Version,
     },
     /// A member leaves the group.
     RemoveMember {

@@ -121,7 +121,7 @@ fn keep_followers(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> 
         .departed
         .iter()
         .find(|(node, at)| group.followers.get(node).is_some_and(|follower| follower.since > **at) && proved(node));
-    back.map(|(node, _)| GroupCommand::Settled { node: *node })
+    back.map(|(node, since)| GroupCommand::Settled { node: *node, since: *since })
 }
 
 fn promote(view: &View, name: &GroupName, group: &Group, seat: &Seat, decision: &mut Decision) -> Option<GroupCommand> {

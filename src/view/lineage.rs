@@ -68,6 +68,11 @@ impl View {
         let marked = seat.membership.mark.is_some_and(|(epoch, since, offset)| {
             epoch == group.epoch && since == follower.since && info.offset >= offset
         });
+        // Recorded as soon as it is seen: the primary may take a new replication id within its epoch.
+        let reached = data_epoch(group, local, info);
+        if let (Some(lineage), Some(reached)) = (&mut local.lineage, reached) {
+            lineage.epoch = lineage.epoch.max(reached);
+        }
         let here = local.attached.as_ref().is_some_and(|attached| attached.epoch == group.epoch);
         if local.lineage.is_none() && admitted && marked && here {
             local.lineage = Some(Lineage { run_id: info.run_id.clone(), epoch: group.epoch });
@@ -122,7 +127,7 @@ pub(super) fn data_epoch(group: &Group, local: &LocalGroup, info: &Info) -> Opti
     let lineage = local.lineage.as_ref().filter(|lineage| lineage.run_id == info.run_id)?;
     let reached = local.attached.as_ref().filter(|attached| {
         attached.run_id == info.run_id
-            && attached.replid == info.replid
+            && (attached.replid == info.replid || attached.replid == info.replid2)
             && group.starts.get(&attached.epoch).is_some_and(|start| info.offset >= start.offset)
     });
     Some(reached.map_or(lineage.epoch, |attached| attached.epoch.max(lineage.epoch)))

@@ -146,6 +146,7 @@ impl View {
             view.seats.entry(name.clone()).or_default();
         }
         view.state = state;
+        view.settle();
         view
     }
 

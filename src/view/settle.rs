@@ -26,8 +26,24 @@ impl View {
         let state = Arc::clone(&self.state);
         for (name, group) in &state.groups {
             self.settle_guardian(name, group);
+            self.settle_incumbent(name, group);
             self.settle_attachment(name, group);
             self.settle_leader(name, group);
+        }
+    }
+
+    /// S4: what was promoted is the epoch's data by definition. Recorded while the state says so: sealed only in a later
+    /// epoch, as after a long silence, it would else claim less than it has, and lose against a follower that lacks it.
+    fn settle_incumbent(&mut self, name: &GroupName, group: &Group) {
+        let Some(primary) = group.primary.as_ref().filter(|primary| primary.node == self.me) else { return };
+        let Some(seat) = self.seats.get(name) else { return };
+        if seat.instance.run_id().is_some_and(|run_id| *run_id != primary.run_id) {
+            return;
+        }
+        let local = self.local.groups.entry(name.clone()).or_default();
+        let known = local.lineage.as_ref().is_some_and(|l| l.run_id == primary.run_id && l.epoch >= group.epoch);
+        if !known {
+            local.lineage = Some(Lineage { run_id: primary.run_id.clone(), epoch: group.epoch });
         }
     }
 
@@ -85,7 +101,10 @@ impl View {
             return;
         }
         let start = group.starts.get(&target.epoch).map(|start| start.offset);
-        let continues = info.replid == wanted.replid
+        let renamed = self.local.groups.get(name).and_then(|local| local.attached.as_ref());
+        let renamed = renamed.is_some_and(|known| known.run_id == wanted.run_id && known.epoch == wanted.epoch);
+        let continues = renamed
+            || info.replid == wanted.replid
             || (info.replid == target.replid2 && start.is_some_and(|start| info.offset <= start));
         if !continues {
             self.void_lineage(name);

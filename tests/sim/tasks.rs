@@ -3,7 +3,7 @@
 use crate::mutation::Mutation;
 use crate::redis::{Command, Link, host_of};
 use crate::world::{Ev, Input, LEASE, MS, Ns, World};
-use mainstay::cluster::{Epoch, RunId};
+use mainstay::cluster::{Epoch, RunId, Why};
 use mainstay::decide::Action;
 use mainstay::view::{Moment, Outcome, Task, VipSight, What};
 
@@ -25,7 +25,7 @@ pub struct Running {
 #[derive(Debug, Clone)]
 enum Work {
     Seal,
-    Fence,
+    Fence(Why),
     Follow(String),
     Serve { run_id: RunId, until: Moment, min_replicas: u32 },
     Handover { to: String },
@@ -42,7 +42,7 @@ impl World {
         let fence_limit = u64::try_from((LEASE / 8).as_nanos()).unwrap_or(0);
         let (what, task, epoch, limit) = match action {
             Action::Seal { epoch, .. } => (Work::Seal, Task::Seal, epoch, PATIENCE),
-            Action::Fence { epoch, .. } => (Work::Fence, Task::Fence, epoch, fence_limit),
+            Action::Fence { epoch, why, .. } => (Work::Fence(why), Task::Fence, epoch, fence_limit),
             Action::Follow { target, .. } => (Work::Follow(target.announce), Task::Follow, target.epoch, PATIENCE),
             Action::Serve { epoch, run_id, until, min_replicas, .. } => {
                 (Work::Serve { run_id, until, min_replicas }, Task::Serve, epoch, PATIENCE)
@@ -124,8 +124,8 @@ impl World {
             });
         }
         match running.what.clone() {
-            Work::Seal => self.seal_step(host, running, false),
-            Work::Fence => self.seal_step(host, running, true),
+            Work::Seal => self.seal_step(host, running, None),
+            Work::Fence(why) => self.seal_step(host, running, Some(why)),
             Work::Follow(announce) => match running.step {
                 0 => {
                     self.send_command(host, running, Command::ReplicaOf(host_of(&announce).unwrap_or(host)));
@@ -157,19 +157,19 @@ impl World {
     }
 
     /// Detaches, in one transaction with the look at what was under way.
-    fn seal_step(&mut self, host: usize, running: &mut Running, fence: bool) -> Option<Outcome> {
+    fn seal_step(&mut self, host: usize, running: &mut Running, fence: Option<Why>) -> Option<Outcome> {
         if running.step == 0 {
             running.clean &= !matches!(self.hosts[host].redis.link, Link::Syncing(_));
             let idle = self.is_stranger(host) && running.epoch == Epoch(0);
-            if (self.mutation == Some(Mutation::SealsWithoutDetaching) || idle) && !fence {
+            if (self.mutation == Some(Mutation::SealsWithoutDetaching) || idle) && fence.is_none() {
                 running.step = 1;
                 return None;
             }
-            self.send_command(host, running, Command::Nowhere { close: fence });
+            self.send_command(host, running, Command::Nowhere { close: fence.is_some() });
             return None;
         }
-        if fence {
-            self.drop_vip(host);
+        if let Some(why) = fence {
+            self.end_vip(host, why);
         }
         Some(self.done(host, running.clean))
     }
@@ -221,8 +221,8 @@ impl World {
     }
 
     fn without_instance(&mut self, host: usize, running: &Running) -> Outcome {
-        if running.task == Task::Fence {
-            self.drop_vip(host);
+        if let Work::Fence(why) = running.what {
+            self.end_vip(host, why);
             return Outcome::Dead;
         }
         Outcome::Failed { why: "the instance is gone".to_owned() }
@@ -232,7 +232,7 @@ impl World {
     fn frozen_instance(&mut self, host: usize, running: &mut Running) -> Option<Outcome> {
         let command = match &running.what {
             Work::Seal => Some(Command::Nowhere { close: false }),
-            Work::Fence => Some(Command::Nowhere { close: true }),
+            Work::Fence(_) => Some(Command::Nowhere { close: true }),
             Work::Follow(announce) => host_of(announce).map(Command::ReplicaOf),
             Work::Serve { min_replicas, until, .. } if self.hosts[host].clock(self.now) < *until => {
                 Some(Command::NoOne(*min_replicas))
@@ -250,12 +250,19 @@ impl World {
         if self.now < running.deadline {
             return None;
         }
-        if running.task == Task::Fence {
-            self.drop_vip(host);
+        if let Work::Fence(why) = running.what {
+            self.end_vip(host, why);
             self.kill_instance(host);
             return Some(Outcome::Dead);
         }
         Some(Outcome::Failed { why: "no answer".to_owned() })
+    }
+
+    /// A fence takes the VIP off, but where clients are better refused by the dead or sealed instance for a moment.
+    fn end_vip(&mut self, host: usize, why: Why) {
+        if !why.vip_lingers() {
+            self.drop_vip(host);
+        }
     }
 
     fn drop_vip(&mut self, host: usize) {
