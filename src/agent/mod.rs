@@ -289,7 +289,7 @@ impl Agent {
     }
 
     async fn run(&mut self, mut asked: mpsc::Receiver<Asked>, mut signals: Signals) -> anyhow::Result<()> {
-        let step = (self.policy.lease / 40).clamp(Duration::from_millis(5), Duration::from_millis(50));
+        let step = (self.policy.lease / 20).clamp(Duration::from_millis(10), Duration::from_millis(50));
         let mut tick = interval(step);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let idle = Instant::now();

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// How often the instance is looked at, and while it attaches.
-const PACE: Duration = Duration::from_millis(100);
+const PACE: Duration = Duration::from_millis(150);
 const PACE_ATTACHING: Duration = Duration::from_millis(20);
 /// An online replica whose last acknowledgement is older than this is not there (S5).
 const ONLINE_LAG: Duration = Duration::from_secs(2);

@@ -128,11 +128,46 @@ fn many_failovers_in_a_row() {
             gaps.push(history.by("vip").gap(cut..served));
         }
         println!("FIGURE {rounds} failovers in a row: gaps {gaps:?}");
+        let idle = std::env::var("LAB_IDLE").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
         let agents: Vec<u32> = c.hosts.values().filter_map(|host| host.agent().pid()).collect();
-        for pid in agents {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let rss = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default().to_owned();
-            println!("FIGURE agent {rss}");
+        let before: Vec<Usage> = agents.iter().map(|pid| Usage::of(*pid)).collect();
+        std::thread::sleep(secs(idle));
+        for (pid, before) in agents.iter().zip(before) {
+            let after = Usage::of(*pid);
+            println!(
+                "FIGURE agent after {rounds} failovers, {idle} idle seconds: RSS {} kB, processor {:.2} %, written {} bytes",
+                after.rss_kb,
+                (after.ticks - before.ticks) as f64 / idle as f64,
+                after.written - before.written
+            );
+            assert!(after.rss_kb < 60_000, "the agent grows: {} kB", after.rss_kb);
         }
     });
+}
+
+/// What a process has used, by /proc.
+struct Usage {
+    rss_kb: u64,
+    /// Hundredths of a second.
+    ticks: u64,
+    /// Bytes it caused to be written to disk.
+    written: u64,
+}
+
+impl Usage {
+    fn of(pid: u32) -> Self {
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let field = |text: &str, name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            line.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0)
+        };
+        let stat = read("stat");
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let times = after_name.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok());
+        Self {
+            rss_kb: field(&read("status"), "VmRSS:"),
+            ticks: times.sum(),
+            written: field(&read("io"), "write_bytes:"),
+        }
+    }
 }
