@@ -47,4 +47,6 @@ pub struct Attached {
     pub epoch: Epoch,
     /// That primary's replication id, as its renewals gave it.
     pub replid: Replid,
+    /// The instance's own before: a partial resynchronisation keeps it as the second one, a full one does not.
+    pub from: Replid,
 }

@@ -237,7 +237,6 @@ impl View {
             seat.instance.tuned = None;
             seat.membership.report = None;
             seat.membership.mark = None;
-            seat.membership.attached_from = None;
         }
         seat.instance.condition = if info.loading { Condition::Loading } else { Condition::Up };
         if seat.instance.task.is_none() {

@@ -33,7 +33,9 @@ impl View {
     /// Called with every INFO: voids, and regains.
     pub(super) fn fold_lineage(&mut self, name: &GroupName, info: &Info) {
         let Some(group) = self.group(name).cloned() else { return };
-        let Some(seat) = self.seats.get(name) else { return };
+        if !self.seats.contains_key(name) {
+            return;
+        }
         let local = self.local.groups.get(name).cloned().unwrap_or_default();
         if local.lineage.as_ref().is_some_and(|lineage| lineage.run_id != info.run_id) {
             self.void_lineage(name);
@@ -50,12 +52,12 @@ impl View {
             return;
         }
         // Between two looks a small full resynchronisation can begin and end; it leaves no second replication id.
-        let from = seat.membership.attached_from.clone();
-        if from.is_some_and(|from| from != info.replid && from != info.replid2) {
+        if attached.is_some_and(|attached| attached.from != info.replid && attached.from != info.replid2) {
             self.void_lineage(name);
-        }
-        if let Some(seat) = self.seats.get_mut(name) {
-            seat.membership.attached_from = None;
+            let local = self.local.groups.entry(name.clone()).or_default();
+            if let Some(attached) = &mut local.attached {
+                attached.from = info.replid.clone();
+            }
         }
         self.regain_lineage(name, &group, info);
     }
@@ -122,13 +124,26 @@ impl View {
 }
 
 /// Data at or above an epoch's start offset, in that epoch's history, is that epoch's; what lies below is still the
-/// earlier one's, whatever the replication id says (S4).
+/// earlier one's, whatever the replication id says (S4). An instance left alone by its agent goes on following an address
+/// whose instance may have been promoted once more: under a replication id that nobody recorded here, data beyond a
+/// later epoch's start is of no epoch that could be told. To claim the earlier one would be as wrong as the later.
 pub(super) fn data_epoch(group: &Group, local: &LocalGroup, info: &Info) -> Option<Epoch> {
     let lineage = local.lineage.as_ref().filter(|lineage| lineage.run_id == info.run_id)?;
-    let reached = local.attached.as_ref().filter(|attached| {
-        attached.run_id == info.run_id
-            && (attached.replid == info.replid || attached.replid == info.replid2)
-            && group.starts.get(&attached.epoch).is_some_and(|start| info.offset >= start.offset)
-    });
-    Some(reached.map_or(lineage.epoch, |attached| attached.epoch.max(lineage.epoch)))
+    let Some(attached) = local.attached.as_ref().filter(|attached| attached.run_id == info.run_id) else {
+        return Some(lineage.epoch);
+    };
+    let begun = group.starts.get(&attached.epoch).is_some_and(|start| info.offset >= start.offset);
+    let reached = if begun { lineage.epoch.max(attached.epoch) } else { lineage.epoch };
+    if info.replid == attached.replid {
+        return Some(reached);
+    }
+    if info.replid == attached.from {
+        return Some(lineage.epoch);
+    }
+    let known = lineage.epoch.max(attached.epoch);
+    let beyond = group.starts.range(known.next()..).any(|(_, start)| start.offset < info.offset);
+    if beyond {
+        return None;
+    }
+    Some(if info.replid2 == attached.replid { reached } else { lineage.epoch })
 }

@@ -3,7 +3,7 @@
 
 use super::event::{Health, Info, Outcome, Renewal, Report, Task};
 use super::moment::Moment;
-use crate::cluster::{Epoch, Guardians, NodeId, Offset, Replid, RunId, Version, Why};
+use crate::cluster::{Epoch, Guardians, NodeId, Offset, RunId, Version, Why};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -209,8 +209,6 @@ pub struct Membership {
     pub lost_at: Version,
     /// The primary's offset after the commit that let this process in was applied there.
     pub mark: Option<(Epoch, Version, Offset)>,
-    /// Replication id before the last attach: tells a partial resynchronisation from a full one.
-    pub attached_from: Option<Replid>,
     /// The sealed instance's own report, complete but for the seal being durable.
     pub report: Option<Report>,
     /// As the primary: followers that have been online since they last joined, with the version of that joining.

@@ -45,6 +45,14 @@ impl View {
         if !known {
             local.lineage = Some(Lineage { run_id: primary.run_id.clone(), epoch: group.epoch });
         }
+        // Its own replication id of this epoch: data under it, however long, is this epoch's.
+        if let Some(info) = seat.instance.seen()
+            && seat.instance.posture == Posture::Serving(group.epoch)
+            && info.primary
+        {
+            let (run_id, replid) = (info.run_id.clone(), info.replid.clone());
+            local.attached = Some(Attached { run_id, epoch: group.epoch, from: replid.clone(), replid });
+        }
     }
 
     /// S2: seals only after every promise ran out or was surrendered; restarted, only after its longest lease.
@@ -96,8 +104,12 @@ impl View {
     fn settle_attachment(&mut self, name: &GroupName, group: &Group) {
         let Some(target) = self.follow_target(name) else { return };
         let Some(info) = self.seats.get(name).and_then(|seat| seat.instance.seen()).cloned() else { return };
-        let wanted = Attached { run_id: info.run_id.clone(), epoch: target.epoch, replid: target.replid };
-        if self.local.groups.get(name).is_some_and(|local| local.attached.as_ref() == Some(&wanted)) {
+        let (run_id, from) = (info.run_id.clone(), info.replid.clone());
+        let wanted = Attached { run_id, epoch: target.epoch, replid: target.replid, from };
+        let same = |known: &Attached| {
+            (&known.run_id, known.epoch, &known.replid) == (&wanted.run_id, wanted.epoch, &wanted.replid)
+        };
+        if self.local.groups.get(name).and_then(|local| local.attached.as_ref()).is_some_and(same) {
             return;
         }
         let start = group.starts.get(&target.epoch).map(|start| start.offset);
@@ -114,7 +126,6 @@ impl View {
         local.lineage = lineage.map(|epoch| Lineage { run_id: info.run_id.clone(), epoch });
         local.attached = Some(wanted);
         if let Some(seat) = self.seats.get_mut(name) {
-            seat.membership.attached_from = Some(info.replid);
             if matches!(seat.instance.posture, Posture::Following(_)) {
                 seat.instance.posture = Posture::Unknown;
             }

@@ -125,6 +125,7 @@ fn info(run: u64, upstream: Option<&str>, replid: &str, offset: u64) -> Info {
         run_id: RunId(format!("run{run}")),
         primary: upstream.is_none(),
         replid: replid.into(),
+        replid2: "id0".into(),
         offset: Offset(offset),
         upstream: upstream.map(str::to_owned),
         link_up: upstream.is_some_and(|upstream| upstream != "127.0.0.1:1"),
@@ -332,7 +333,7 @@ fn s2_what_is_owed_is_dropped_by_the_seal() {
 /// A follower attached to epoch 1's primary, with or without lineage.
 fn follower(with: bool) -> View {
     let lineage = with.then(|| Lineage { run_id: "run2".into(), epoch: Epoch(1) });
-    let attached = Some(Attached { run_id: "run2".into(), epoch: Epoch(1), replid: "id1".into() });
+    let attached = Some(Attached { run_id: "run2".into(), epoch: Epoch(1), replid: "id1".into(), from: "id0".into() });
     let group = LocalGroup { lineage, attached, ..LocalGroup::default() };
     view(2, &state(3), Local { longest_lease: LEASE, groups: [(name(), group)].into() }, None)
 }
@@ -345,6 +346,11 @@ fn s4_lineage_ends_with_the_process_and_with_a_full_resynchronisation() {
         ("another process", info(7, Some(PRIMARY), "id1", 150), false),
         ("a full resynchronisation", Info { syncing: true, ..attached(info(2, Some(PRIMARY), "id1", 150)) }, false),
         ("a load on its behalf", Info { loading: true, ..attached(info(2, Some(PRIMARY), "id1", 150)) }, false),
+        (
+            "a full resynchronisation between two looks",
+            Info { replid2: "0000".into(), ..info(2, Some(PRIMARY), "id1", 150) },
+            false,
+        ),
         ("the link is down", attached(info(2, Some(PRIMARY), "id1", 150)), true),
         ("sealed", info(2, Some(NOWHERE), "id1", 150), true),
     ] {
@@ -380,7 +386,7 @@ fn s4_data_below_the_start_offset_is_the_earlier_epochs() {
     // §6 trace 1: the new replication id comes before the bytes.
     let mut next = sealing(3);
     apply(&mut next, promotion(3, 200));
-    let attached = Some(Attached { run_id: "run2".into(), epoch: Epoch(2), replid: "id2".into() });
+    let attached = Some(Attached { run_id: "run2".into(), epoch: Epoch(2), replid: "id2".into(), from: "id1".into() });
     let lineage = Some(Lineage { run_id: "run2".into(), epoch: Epoch(1) });
     let group = LocalGroup { lineage, attached, ..LocalGroup::default() };
     let local = Local { longest_lease: LEASE, groups: [(name(), group)].into() };
@@ -395,7 +401,29 @@ fn s4_data_below_the_start_offset_is_the_earlier_epochs() {
         (second("id1", "id0", 250), Some(Epoch(1))),
         // The primary took a new id within its epoch.
         (second("id3", "id2", 250), Some(Epoch(2))),
+        // A name nobody knows, but no later epoch: at least what was there.
+        (second("id9", "id8", 250), Some(Epoch(1))),
         (Info { run_id: "run9".into(), ..second("id2", "id1", 250) }, None),
+    ] {
+        assert_eq!(view.lineage_of(&name(), &info), epoch, "{info:?}");
+    }
+}
+
+#[test]
+fn s4_left_alone_it_may_have_followed_into_a_later_epoch() {
+    // Its agent died in epoch 1; the same primary was promoted again at 200; the instance went on following it.
+    let mut next = sealing(3);
+    apply(&mut next, promotion(1, 200));
+    let attached = Some(Attached { run_id: "run2".into(), epoch: Epoch(1), replid: "id1".into(), from: "id0".into() });
+    let lineage = Some(Lineage { run_id: "run2".into(), epoch: Epoch(1) });
+    let group = LocalGroup { lineage, attached, ..LocalGroup::default() };
+    let view = view(2, &next, Local { longest_lease: LEASE, groups: [(name(), group)].into() }, None);
+    let seen = |replid: &str, replid2: &str, offset| Info { replid2: replid2.into(), ..info(2, None, replid, offset) };
+    for (info, epoch) in [
+        (seen("id2", "id1", 250), None),
+        (seen("id2", "id1", 200), Some(Epoch(1))),
+        (seen("id1", "id0", 250), Some(Epoch(1))),
+        (seen("id0", "idx", 250), Some(Epoch(1))),
     ] {
         assert_eq!(view.lineage_of(&name(), &info), epoch, "{info:?}");
     }
