@@ -21,12 +21,21 @@ pub struct Files {
     pub root: PathBuf,
 }
 
+/// Where the hosts' run directories of a lab are: this, with an ending for each host.
+pub fn memory(lab: &Path) -> PathBuf {
+    Path::new("/dev/shm").join(lab.file_name().unwrap_or_default())
+}
+
 impl Files {
     pub fn create(lab: &Path, host: HostNo) -> io::Result<Self> {
         let files = Self { root: lab.join(format!("n{host}")) };
-        for dir in [files.redis(), files.agent(), files.run()] {
+        for dir in [files.redis(), files.agent()] {
             std::fs::create_dir_all(dir)?;
         }
+        // As /run: in memory, so that what the agent writes there is no write to disk.
+        let run = memory(lab).with_extension(format!("n{host}"));
+        std::fs::create_dir_all(&run)?;
+        std::os::unix::fs::symlink(run, files.run())?;
         Ok(files)
     }
 
@@ -64,8 +73,9 @@ impl Files {
 
     /// What a reboot does to /run.
     pub fn clear_run(&self) -> io::Result<()> {
-        std::fs::remove_dir_all(self.run())?;
-        std::fs::create_dir_all(self.run())
+        let run = std::fs::read_link(self.run())?;
+        std::fs::remove_dir_all(&run)?;
+        std::fs::create_dir_all(&run)
     }
 
     /// A new disk.
