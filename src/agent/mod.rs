@@ -293,6 +293,7 @@ impl Agent {
         let mut tick = interval(step);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let idle = Instant::now();
+        let mut failed: Option<String> = None;
         let mut formation = self.raft.formation();
         for (node, up) in self.raft.links() {
             self.at_once.push_back(What::Link { node, up });
@@ -321,7 +322,8 @@ impl Agent {
                     changed = formation.changed() => {
                         changed.context("the Raft shell ended")?;
                         if let Formation::Failed { why } = formation.borrow_and_update().clone() {
-                            tracing::error!("Raft has stopped: {why}; serving goes on while the lease is renewed");
+                            tracing::error!("Raft has stopped: {why}; the agent ends as soon as it serves nothing");
+                            failed = Some(why);
                         }
                         continue;
                     }
@@ -329,6 +331,10 @@ impl Agent {
             };
             if self.round(what) {
                 break;
+            }
+            // Restarted, it tries its disk anew; a lease that is being renewed needs no Raft and is not thrown away.
+            if let Some(why) = failed.take_if(|_| !self.view.mine.iter().any(|name| self.view.lease_live(name))) {
+                anyhow::bail!("Raft has stopped: {why}");
             }
         }
         self.hand_leadership_over().await;

@@ -274,7 +274,7 @@ async fn pump_instance(group: GroupName, mut seen: mpsc::Receiver<InstanceEvent>
     let mut last: Option<ProcessState> = None;
     while let Some(event) = seen.recv().await {
         let seen = match event {
-            InstanceEvent::Info { info, took } => Sight::Info(translate(&info, clock::now() - took)),
+            InstanceEvent::Info { info, asked } => Sight::Info(translate(&info, asked)),
             InstanceEvent::Loading(_) => Sight::Loading,
             InstanceEvent::Busy => Sight::Busy,
             InstanceEvent::Silent(silence) => {

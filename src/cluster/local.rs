@@ -24,6 +24,8 @@ pub struct LocalGroup {
     pub member_sealed: Epoch,
     /// The lineage of this instance's data, if it has any (S4).
     pub lineage: Option<Lineage>,
+    /// The process whose data a full resynchronisation has begun to replace and not been seen to complete (S14).
+    pub voided: Option<RunId>,
     /// The primary it was last attached to: data at and above that epoch's start offset with that replid is that
     /// epoch's.
     pub attached: Option<Attached>,

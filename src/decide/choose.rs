@@ -73,16 +73,17 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     }
     // S4: one that failed to serve its last promotion is passed over if the proof holds without it; so is one whose
     // agent is being stopped, but not for data of an earlier epoch: it soon comes back.
-    let failed = group.primary_node().filter(|_| why == Why::NeverServed);
+    let failed = group.primary_node().filter(|_| matches!(why, Why::NeverServed | Why::InstanceFailed));
     let latest = all.iter().map(|(_, report)| report.lineage).max();
     let able = |(node, report): &(NodeId, &Report)| Some(*node) != failed && !report.stopping;
     let others: Vec<(NodeId, &Report)> = all.iter().copied().filter(able).collect();
     let stopping = all.iter().any(|(_, report)| report.stopping);
     let hurry = stopping && waited && group.durability == Durability::Available;
     let good = !stopping || others.iter().map(|(_, report)| report.lineage).max() == latest;
-    let pool = if good && (others.len() >= need || hurry) && !others.is_empty() { &others } else { all };
-    let most = pool.iter().map(|(_, report)| (report.lineage, report.offset)).max();
     let priority = |node: NodeId| group.members.get(&node).map_or(0, |member| member.priority);
+    let somebody = others.iter().any(|(node, _)| priority(*node) > 0);
+    let pool = if good && somebody && (others.len() >= need || hurry) { &others } else { all };
+    let most = pool.iter().map(|(_, report)| (report.lineage, report.offset)).max();
     let best = pool.iter().filter(|(node, _)| priority(*node) > 0).max_by_key(|(node, report)| {
         (report.lineage, report.offset, to == Some(*node), priority(*node), std::cmp::Reverse(*node))
     });
@@ -152,18 +153,23 @@ fn missing_reports(view: &View, group: &Group, reports: &BTreeMap<NodeId, &Repor
 }
 
 /// S14, cold start: nobody has lineage. All members must have reported; under `available`, after a wait, all that can
-/// be reached, and then never an empty one.
+/// be reached, and then never an empty one, nor one that a full resynchronisation has half replaced.
 fn choose_cold(view: &View, group: &Group, seat: &Seat, reports: &BTreeMap<NodeId, &Report>) -> Choice {
     if let Some(wait) = missing_reports(view, group, reports) {
         let waited =
             view.now.since(seat.sealing_at) >= COLD_START_WAIT && view.now.since(view.started) >= COLD_START_WAIT;
-        let reachable = group
-            .members
-            .keys()
-            .filter(|node| !reports.contains_key(node) && view.peers.get(node).is_some_and(|peer| peer.link));
-        let may = group.durability == Durability::Available && waited && reachable.count() == 0;
-        let holding: BTreeMap<NodeId, &Report> =
-            reports.iter().filter(|(_, report)| report.keys > 0).map(|(node, report)| (*node, *report)).collect();
+        // A member whose agent lives and whose instance is down has nothing to report and is not waited for.
+        let alive = |node: &NodeId| {
+            view.peers.get(node).is_some_and(|peer| peer.link)
+                && seat.health.get(node).is_none_or(|health| health.posture != "down")
+        };
+        let mut reachable = group.members.keys().filter(|node| !reports.contains_key(node) && alive(node));
+        let may = group.durability == Durability::Available && waited && reachable.next().is_none();
+        let holding: BTreeMap<NodeId, &Report> = reports
+            .iter()
+            .filter(|(_, report)| report.keys > 0 && !report.voided)
+            .map(|(node, report)| (*node, *report))
+            .collect();
         if !may || holding.is_empty() {
             return wait;
         }
@@ -177,10 +183,12 @@ fn choose_cold(view: &View, group: &Group, seat: &Seat, reports: &BTreeMap<NodeI
 fn choose_by_disk(view: &View, group: &Group, reports: &BTreeMap<NodeId, &Report>, guarantee: Guarantee) -> Choice {
     let priority = |node: NodeId| group.members.get(&node).map_or(0, |member| member.priority);
     let last = group.primary_node();
-    let holding: Vec<NodeId> = reports.iter().filter(|(_, r)| r.keys > 0).map(|(node, _)| *node).collect();
+    let whole = reports.values().any(|report| report.keys > 0 && !report.voided);
+    let holds = |report: &Report| report.keys > 0 && !(whole && report.voided);
+    let holding: Vec<NodeId> = reports.iter().filter(|(_, r)| holds(r)).map(|(node, _)| *node).collect();
     let pool: Vec<(NodeId, &Report)> = reports
         .iter()
-        .filter(|(node, report)| priority(**node) > 0 && (holding.is_empty() || report.keys > 0))
+        .filter(|(node, report)| priority(**node) > 0 && (holding.is_empty() || holds(report)))
         .map(|(node, report)| (*node, *report))
         .collect();
     if pool.is_empty() {

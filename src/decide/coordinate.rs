@@ -124,6 +124,20 @@ fn keep_followers(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> 
     back.map(|(node, since)| GroupCommand::Settled { node: *node, since: *since })
 }
 
+/// S8 on a member, when the leader is a witness of the group: seals the silent primary's instance in its place.
+pub(super) fn assist(view: &View, decision: &mut Decision) {
+    for (name, group) in &view.state.groups {
+        let Phase::Sealing { next, .. } = group.phase else { continue };
+        let witness = view.leadership.leader.is_some_and(|leader| !group.members.contains_key(&leader));
+        if witness
+            && view.mine.contains(name)
+            && let Some(seat) = view.seats.get(name)
+        {
+            seal_remotely(view, name, group, seat, next, decision);
+        }
+    }
+}
+
 fn promote(view: &View, name: &GroupName, group: &Group, seat: &Seat, decision: &mut Decision) -> Option<GroupCommand> {
     let Phase::Sealing { next, .. } = group.phase else { return None };
     if let Some(reason) = paused_promotion(view, group, seat) {
@@ -166,6 +180,10 @@ fn seal_remotely(
     decision: &mut Decision,
 ) -> bool {
     let Some(old) = group.primary_node().filter(|node| *node != view.me) else { return true };
+    if !view.mine.contains(name) {
+        // A witness knows no credentials: the members do it.
+        return view.now.since(seat.sealing_at) >= view.lease() / REMOTE_SEAL_PART;
+    }
     let reported = seat.reports.get(&old).is_some_and(|report| report.next == next);
     let surrendered = seat.surrendered.is_some_and(|(epoch, _)| epoch >= group.epoch);
     if reported || surrendered {

@@ -31,6 +31,10 @@ pub const POLL_PART: u32 = 6;
 pub const REMOTE_SEAL_PART: u32 = 8;
 /// How long the VIP lingers on a fenced host whose instance is dead or sealed, at most: a part of a lease.
 pub const VIP_LINGER_PART: u32 = 4;
+/// A successor that cannot be made primary gives up after so many failures in a row and so many leases.
+pub const SERVE_TRIES: u32 = 4;
+/// See [`SERVE_TRIES`].
+pub const SERVE_LEASES: u32 = 3;
 /// How long a cold start waits for members that do not report (S14).
 pub const COLD_START_WAIT: Duration = Duration::from_secs(30);
 /// How long a stopping agent tries to hand over before it fences, and how long it stays at most.
@@ -251,6 +255,8 @@ pub fn decide(view: &View, policy: &Policy) -> Decision {
     own::propose(view, policy, &mut decision);
     if view.leadership.leading {
         coordinate::coordinate(view, &mut decision);
+    } else {
+        coordinate::assist(view, &mut decision);
     }
     talk::talk(view, &mut decision);
     own::leave(view, &mut decision);

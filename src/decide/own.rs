@@ -37,7 +37,8 @@ fn renewed_jointly(view: &View, name: &GroupName, group: &Group) -> Option<Comma
     let open = guardians.next.is_some()
         && !guardians.renewed.contains(name)
         && !matches!(group.phase, Phase::Sealing { .. })
-        && view.lease_live(name);
+        && group.primary_node() == Some(view.me)
+        && view.seats.get(name).is_some_and(|seat| seat.lease.promised_live(group.epoch, guardians, view.now));
     open.then(|| {
         Command::Guardians(GuardianChange::Renewed {
             group: name.clone(),
@@ -100,7 +101,7 @@ fn follower_wish(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> O
         follower.leaving
             || (follower.run_id == info.run_id && (lineage.is_some() || follower.since > seat.membership.lost_at))
     });
-    let wanted = serving && !admitted && foreign_keys(view, name).is_none();
+    let wanted = serving && !admitted && view.now >= seat.membership.ask_at && foreign_keys(view, name).is_none();
     wanted.then(|| GroupCommand::Follow { node: view.me, run_id: info.run_id.clone() })
 }
 

@@ -110,13 +110,13 @@ fn cause_to_give_up(view: &View, policy: &Policy, name: &GroupName, group: &Grou
     if seat.instance.condition == Condition::Gone {
         return Some(Why::InstanceCrashed);
     }
-    if seat.instance.run_id().is_some_and(|run_id| *run_id != incumbent.run_id) {
-        return Some(Why::InstanceRestarted);
-    }
     if seat.membership.handed_over == Some(group.epoch)
         && let Phase::Switching { why, .. } = group.phase
     {
         return Some(why);
+    }
+    if seat.instance.run_id().is_some_and(|run_id| *run_id != incumbent.run_id) {
+        return Some(Why::InstanceRestarted);
     }
     if hung(view, policy, seat) {
         return Some(Why::InstanceHung);
@@ -125,12 +125,20 @@ fn cause_to_give_up(view: &View, policy: &Policy, name: &GroupName, group: &Grou
         return Some(Why::Shutdown);
     }
     if view.lease_live(name) {
-        return None;
+        return never_promoted(view, group, seat).then_some(Why::InstanceFailed);
     }
     if seat.lease.held {
         return Some(Why::LeaseLapsed);
     }
     (view.now.since(seat.promoted_at) >= view.lease()).then_some(Why::NeverServed)
+}
+
+/// The lease holds, the instance answers, and still it cannot be made primary: a refused setting, a missing right.
+fn never_promoted(view: &View, group: &Group, seat: &Seat) -> bool {
+    seat.instance.posture != Posture::Serving(group.epoch)
+        && seat.instance.condition == Condition::Up
+        && seat.instance.failures >= super::SERVE_TRIES
+        && view.now.since(seat.promoted_at) >= view.lease() * super::SERVE_LEASES
 }
 
 /// A stopping primary hands over if there is somebody to hand over to and time; else it fences.
@@ -255,7 +263,9 @@ fn act(view: &View, name: &GroupName, group: &Group, seat: &Seat, want: Want, de
     let group_name = name.clone();
     let running = seat.instance.task.map(|(task, _, _)| task);
     if let Want::Fence(epoch, why) = want {
-        if running != Some(Task::Fence) && (seat.instance.failures == 0 || view.now >= seat.instance.retry_at) {
+        // Only a fence that was tried already waits for its next try; what else failed holds none back.
+        let tried = seat.lease.given_up.is_some_and(|(given, _)| given >= epoch);
+        if running != Some(Task::Fence) && (!tried || view.now >= seat.instance.retry_at) {
             decision.noted.fences.push((group_name.clone(), epoch, why));
             decision.task(name, Task::Fence, epoch, Action::Fence { group: group_name, epoch, why });
         }
@@ -289,9 +299,9 @@ fn act(view: &View, name: &GroupName, group: &Group, seat: &Seat, want: Want, de
             decision.task(name, Task::Follow, target.epoch, Action::Follow { group: group_name, target });
         }
         Want::Handover => handover(view, name, group, decision),
-        Want::Kill => decision.task(name, Task::Kill, group.epoch, Action::Kill { group: group_name }),
+        Want::Kill => decision.task(name, Task::Kill, Epoch(0), Action::Kill { group: group_name }),
         Want::ScriptKill => {
-            decision.task(name, Task::ScriptKill, group.epoch, Action::ScriptKill { group: group_name });
+            decision.task(name, Task::ScriptKill, Epoch(0), Action::ScriptKill { group: group_name });
         }
         Want::Stay => tune(name, group, seat, decision),
         Want::Fence(..) | Want::Mark(_) => {}

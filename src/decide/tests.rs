@@ -447,6 +447,7 @@ fn report(node: u64, lineage: Option<u64>, offset: u64) -> Report {
         offset: Offset(offset),
         replid: "id1".into(),
         keys: 5,
+        voided: false,
         stopping: false,
     }
 }

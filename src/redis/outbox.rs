@@ -7,6 +7,7 @@
 use super::error::GoneKind;
 use super::info::{Info, LoadingProgress};
 use super::process::ProcessState;
+use crate::view::Moment;
 use std::collections::VecDeque;
 use std::mem::discriminant;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,8 +30,8 @@ pub enum InstanceEvent {
     Info {
         /// What it said.
         info: Box<Info>,
-        /// From sending the question to reading the answer: the state is at most this old.
-        took: Duration,
+        /// When the question was sent, by CLOCK_BOOTTIME: the state is no older.
+        asked: Moment,
     },
     /// Loading its data set (S7: alive, not serving). Told beside `Info` when INFO answers, alone when even INFO
     /// is refused (then without progress).

@@ -11,6 +11,7 @@ use super::error::{Error, GoneKind, from_server};
 use super::info::{Info, InfoError, LoadingProgress};
 use super::outbox::{InstanceEvent, Outbox, Silence};
 use super::process::ProcRef;
+use crate::view::Moment;
 use std::future::pending;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -122,6 +123,12 @@ impl Watcher {
     pub fn process(&self) -> Option<ProcRef> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(ProcRef::is_alive)
     }
+}
+
+/// CLOCK_BOOTTIME, which cannot fail on Linux; zero would only make an answer look older than it is.
+fn boottime() -> Moment {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from);
+    now.map_or(Moment(0), |now| Moment(0) + now)
 }
 
 /// How waiting for something ended.
@@ -251,7 +258,7 @@ impl Watch {
     }
 
     async fn poll(&mut self, conn: &mut Conn, question: &[Named]) -> Result<(), End> {
-        let asked = Instant::now();
+        let asked = boottime();
         let limit = self.replace_after;
         let answers = match self.wait(limit, conn.batch_unbounded(question)).await {
             Waited::Exited => return Err(End::Exited),
@@ -265,7 +272,7 @@ impl Watch {
             Some(Ok(value)) => {
                 let parsed = text_of(&value).ok_or(InfoError::NotText).and_then(|text| Info::parse(&text));
                 match parsed {
-                    Ok(info) => self.tell(conn, info, asked.elapsed()),
+                    Ok(info) => self.tell(conn, info, asked),
                     Err(source) => {
                         let target = conn.target().to_owned();
                         return Err(self.nonsense(&Error::Info { target, source }));
@@ -286,7 +293,7 @@ impl Watch {
         Ok(())
     }
 
-    fn tell(&mut self, conn: &Conn, info: Info, took: Duration) {
+    fn tell(&mut self, conn: &Conn, info: Info, asked: Moment) {
         let peer = conn.peer();
         // Looked up once for each start of the instance; its connection, open now, proves that it lives.
         if peer.local && self.looked_up.as_ref() != Some(&info.run_id) {
@@ -296,7 +303,7 @@ impl Watch {
         if info.loading || info.async_loading {
             self.outbox.put(InstanceEvent::Loading(info.loading_progress.unwrap_or_default()));
         }
-        self.outbox.put(InstanceEvent::Info { info: Box::new(info), took });
+        self.outbox.put(InstanceEvent::Info { info: Box::new(info), asked });
     }
 
     fn answered(&mut self) {

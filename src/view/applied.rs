@@ -5,7 +5,7 @@ use super::event::Topic;
 use super::fold::PROPOSAL_BACKOFF;
 use super::moment::Moment;
 use super::seat::{Lease, Seat};
-use crate::cluster::{Group, NodeId, Phase, State};
+use crate::cluster::{Group, GroupName, NodeId, Phase, State};
 use std::sync::Arc;
 
 impl View {
@@ -26,6 +26,9 @@ impl View {
             let seat = self.seats.entry(name.clone()).or_default();
             apply_group(seat, me, now, old, group);
             self.urgent = true;
+            if let Some(old) = old {
+                self.fold_departure(name, old, group);
+            }
             for topic in [Topic::Group(name.clone()), Topic::Own(name.clone())] {
                 // An answered proposal only waited for this; one that is under way is still waited for.
                 if let Some(free_at) = self.proposed.get_mut(&topic).filter(|at| **at <= now + PROPOSAL_BACKOFF) {
@@ -34,7 +37,29 @@ impl View {
             }
         }
     }
+
+    /// S4: what was outside the followers set has no lineage, also when it left and came back in one step. A follower
+    /// dropped again and again before it caught up asks ever later to be let in.
+    fn fold_departure(&mut self, name: &GroupName, old: &Group, new: &Group) {
+        let Some(was) = old.followers.get(&self.me) else { return };
+        let is = new.followers.get(&self.me);
+        if new.primary_node() == Some(self.me) || is.is_some_and(|is| is.since == was.since) {
+            return;
+        }
+        let (now, lease) = (self.now, self.state.lease);
+        let caught_up = self.local.groups.entry(name.clone()).or_default().lineage.take().is_some();
+        let Some(seat) = self.seats.get_mut(name) else { return };
+        seat.membership.lost_at = seat.membership.lost_at.max(old.version);
+        seat.membership.mark = None;
+        if is.is_none() {
+            seat.membership.drops = if caught_up { 0 } else { (seat.membership.drops + 1).min(ASK_DOUBLINGS) };
+            seat.membership.ask_at = now + lease / 2 * (1 << seat.membership.drops);
+        }
+    }
 }
+
+/// How often the wait of a follower that is dropped again and again is doubled at most.
+const ASK_DOUBLINGS: u32 = 4;
 
 /// What a change of the replicated group means for the volatile part.
 fn apply_group(seat: &mut Seat, me: NodeId, now: Moment, old: Option<&Group>, new: &Group) {
@@ -60,9 +85,10 @@ fn apply_group(seat: &mut Seat, me: NodeId, now: Moment, old: Option<&Group>, ne
         }
     }
     let sealing = |group: &Group| matches!(group.phase, Phase::Sealing { .. });
-    if sealing(new) && !old.is_some_and(sealing) {
+    if sealing(new) && !old.is_some_and(|old| sealing(old) && old.epoch == new.epoch) {
         seat.sealing_at = now;
         seat.membership.report = None;
+        seat.instance.retry_at = now;
     }
     let switching = |group: &Group| matches!(group.phase, Phase::Switching { .. });
     if switching(new) && !old.is_some_and(switching) {

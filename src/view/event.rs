@@ -374,6 +374,8 @@ pub struct Report {
     pub replid: Replid,
     /// How many keys it holds.
     pub keys: u64,
+    /// Whether a full resynchronisation was cut off in it: what it holds may be half of anything.
+    pub voided: bool,
     /// Its agent is being stopped: promoted, it would give the epoch up at once.
     pub stopping: bool,
 }

@@ -125,7 +125,8 @@ impl View {
         }
     }
 
-    /// Whether a guardian here may promise `epoch` of a group now (S2, S3).
+    /// Whether this node may promise `epoch` of a group now (S2, S3). Every node may: one that is to become a guardian
+    /// has then promised before the change counts it, and a primary counts guardians only (S12).
     fn may_promise(&self, name: &GroupName, epoch: Epoch) -> bool {
         let Some(group) = self.group(name) else { return false };
         let sealed = self.local.groups.get(name).map_or(Epoch(0), |local| local.guardian_sealed);
@@ -133,12 +134,7 @@ impl View {
         let seat = self.seats.get(name);
         let later = seat.and_then(|seat| seat.promise).is_some_and(|promise| promise.epoch > epoch);
         let given_up = seat.and_then(|seat| seat.surrendered).is_some_and(|(known, _)| known >= epoch);
-        self.state.guardians.all().contains(&self.me)
-            && group.epoch <= epoch
-            && sealed <= epoch
-            && !refused_phase
-            && !later
-            && !given_up
+        group.epoch <= epoch && sealed <= epoch && !refused_phase && !later && !given_up
     }
 
     /// S2: the promise holds for the whole duration the renewal carries.
@@ -176,6 +172,14 @@ impl View {
                 .as_ref()
                 .is_none_or(|(_, known)| (known.epoch, known.sent_at) < (renewal.epoch, renewal.sent_at));
             if newer {
+                let mut renewal = renewal;
+                // A primary whose agent has just been restarted has not looked at its instance yet; it serves on.
+                if let Some((_, known)) = seat.renewal.take().filter(|(_, known)| known.epoch == renewal.epoch)
+                    && renewal.serving.is_none()
+                {
+                    renewal.serving = known.serving;
+                    renewal.version = known.version;
+                }
                 seat.renewal = Some((now, renewal));
             }
         }
@@ -239,7 +243,8 @@ impl View {
             seat.membership.mark = None;
         }
         seat.instance.condition = if info.loading { Condition::Loading } else { Condition::Up };
-        if seat.instance.task.is_none() {
+        // What was asked before the last task ended shows the posture before it.
+        if seat.instance.task.is_none() && info.asked >= seat.instance.task_ended {
             seat.instance.posture = posture_seen(seat.instance.posture, &info, expected);
         }
         if info.asked >= seat.applied_at {
@@ -284,6 +289,7 @@ impl View {
         }
         if seat.instance.task.is_some_and(|(running, at, _)| (running, at) == (task, epoch)) {
             seat.instance.task = None;
+            seat.instance.task_ended = now;
         }
         seat.note_outcome(now, &outcome);
         match (task, outcome) {
@@ -311,7 +317,10 @@ impl View {
         if matches!(task, Task::Seal | Task::Fence | Task::Handover) && !clean {
             self.void_lineage(name);
         }
-        self.fold_info(name, info);
+        // A freeze that was not confirmed has nothing to say of the instance.
+        if !info.run_id.0.is_empty() {
+            self.fold_info(name, info);
+        }
         let now = self.now;
         let Some(seat) = self.seats.get_mut(name) else { return };
         if matches!(task, Task::Serve | Task::Tune)
@@ -361,6 +370,7 @@ impl View {
             let Some(seat) = self.seats.get_mut(&name) else { continue };
             if seat.lease.given_up.is_none_or(|(given, _)| given < epoch) {
                 seat.lease.given_up = Some((epoch, why));
+                seat.instance.failures = 0;
             }
             seat.fence_ordered = None;
         }

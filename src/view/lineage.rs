@@ -45,6 +45,7 @@ impl View {
         let follows = info.upstream.is_some() && attached.is_some();
         if follows && (info.syncing || info.loading) && info.upstream.as_deref() != Some(super::fold::NOWHERE) {
             self.void_lineage(name);
+            self.local.groups.entry(name.clone()).or_default().voided = Some(info.run_id.clone());
             return;
         }
         let arrived = follows && info.link_up && attached.is_some_and(|attached| attached.replid == info.replid);
@@ -78,6 +79,7 @@ impl View {
         let here = local.attached.as_ref().is_some_and(|attached| attached.epoch == group.epoch);
         if local.lineage.is_none() && admitted && marked && here {
             local.lineage = Some(Lineage { run_id: info.run_id.clone(), epoch: group.epoch });
+            local.voided = None;
             self.urgent = true;
         }
     }
@@ -107,6 +109,7 @@ impl View {
         let local = self.local.groups.entry(name.clone()).or_default();
         local.member_sealed = local.member_sealed.max(next);
         local.lineage = lineage.map(|epoch| Lineage { run_id: info.run_id.clone(), epoch });
+        let voided = local.voided.as_ref() == Some(&info.run_id);
         if let Some(seat) = self.seats.get_mut(name) {
             seat.instance.posture = Posture::Sealed;
             seat.membership.report = Some(Report {
@@ -117,6 +120,7 @@ impl View {
                 offset: info.offset,
                 replid: info.replid,
                 keys: info.keys,
+                voided,
                 stopping: self.stopping.is_some(),
             });
         }

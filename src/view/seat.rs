@@ -103,6 +103,12 @@ impl Lease {
         promised.max(self.stamped)
     }
 
+    /// Whether promises given to this very agent are a majority at `now`, leaving the stamp aside (S12).
+    pub fn promised_live(&self, epoch: Epoch, guardians: &Guardians, now: Moment) -> bool {
+        let fresh = Self { stamped: None, ..self.clone() };
+        fresh.live(epoch, guardians, now)
+    }
+
     /// Whether it holds at `now`.
     pub fn live(&self, epoch: Epoch, guardians: &Guardians, now: Moment) -> bool {
         self.end(epoch, guardians).is_some_and(|end| end > now)
@@ -136,6 +142,8 @@ pub struct Instance {
     pub posture: Posture,
     /// The task under way, the epoch it carries, and since when.
     pub task: Option<(Task, Epoch, Moment)>,
+    /// When the last task ended: an answer that was asked for before does not show what it did.
+    pub task_ended: Moment,
     /// Failures in a row, and when the next try may be made.
     pub failures: u32,
     /// See `failures`.
@@ -213,6 +221,10 @@ pub struct Membership {
     pub report: Option<Report>,
     /// As the primary: followers that have been online since they last joined, with the version of that joining.
     pub online: BTreeMap<NodeId, Version>,
+    /// Times in a row that it was dropped from F without having caught up, and when it may ask to be let in again.
+    pub drops: u32,
+    /// See `drops`.
+    pub ask_at: Moment,
     /// A handover of this epoch failed before it froze anything.
     pub handover_failed: Option<(Epoch, String)>,
     /// The instance was frozen to hand this epoch over: what is left is to fence and surrender (S10).

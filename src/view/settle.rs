@@ -5,6 +5,10 @@ use super::event::Serving;
 use super::seat::{Posture, Seat};
 use crate::cluster::{Attached, Epoch, Group, GroupName, Lineage, NodeId, Phase, Replid, Version};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// A task whose end was never reported counts as lost after this; shells bound theirs well below.
+const TASK_LIMIT: Duration = Duration::from_secs(30);
 
 /// Whom the local instance may follow now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +27,11 @@ pub struct FollowTarget {
 
 impl View {
     pub(super) fn settle(&mut self) {
+        for seat in self.seats.values_mut() {
+            if seat.instance.task.is_some_and(|(_, _, since)| self.now.since(since) >= TASK_LIMIT) {
+                seat.instance.task = None;
+            }
+        }
         let state = Arc::clone(&self.state);
         for (name, group) in &state.groups {
             self.settle_guardian(name, group);
