@@ -70,6 +70,14 @@ impl Guardians {
     }
 }
 
+impl Guardians {
+    /// Only those whose majority counts without the change under way.
+    #[must_use]
+    pub fn before_change(&self) -> Guardians {
+        Guardians { next: None, ..self.clone() }
+    }
+}
+
 /// The smallest number that is more than half of `n`.
 pub fn majority(n: usize) -> usize {
     n / 2 + 1

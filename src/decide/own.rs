@@ -9,8 +9,11 @@ pub(super) fn propose(view: &View, policy: &Policy, decision: &mut Decision) {
     introduce(view, policy, decision);
     for (name, seat) in &view.seats {
         let Some(group) = view.group(name).filter(|_| view.mine.contains(name)) else { continue };
-        let change = renewed_jointly(view, name, group).or_else(|| own_wish(view, name, group, seat));
-        if let Some(command) = change {
+        if let Some(command) = renewed_jointly(view, name, group) {
+            // Counted from before it is said: the commit may be acted on before it is known here.
+            decision.noted.renewed.push(name.clone());
+            decision.propose(view, Topic::Own(name.clone()), command);
+        } else if let Some(command) = own_wish(view, name, group, seat) {
             decision.propose(view, Topic::Own(name.clone()), command);
         }
     }

@@ -17,6 +17,9 @@ impl View {
         }
         let before = std::mem::replace(&mut self.state, state);
         let after = Arc::clone(&self.state);
+        if after.guardians.next.is_none() {
+            self.seats.values_mut().for_each(|seat| seat.lease.counts_both = false);
+        }
         for (name, group) in &after.groups {
             let old = before.groups.get(name);
             if old.is_some_and(|old| old.version == group.version) {

@@ -259,6 +259,8 @@ pub struct Noted {
     pub tuning: Vec<(GroupName, RunId, u32)>,
     /// Fences begun: group, epoch, reason.
     pub fences: Vec<(GroupName, Epoch, Why)>,
+    /// Groups for which it is being committed that this primary renews under both majorities.
+    pub renewed: Vec<GroupName>,
     /// Proposals begun.
     pub topics: Vec<Topic>,
     /// A record is being saved.

@@ -196,7 +196,8 @@ impl View {
         let until = sent_at + lease * 5 / 6;
         let known = seat.lease.promised.entry(from).or_default();
         *known = until.max(*known);
-        seat.lease.held |= seat.lease.live(epoch, &state.guardians, now);
+        let counted = seat.lease.counted(name, &state.guardians);
+        seat.lease.held |= seat.lease.live(epoch, &counted, now);
     }
 
     fn fold_sight(&mut self, name: &GroupName, seen: Sight) {
@@ -374,6 +375,11 @@ impl View {
             }
             seat.fence_ordered = None;
         }
+        for name in noted.renewed {
+            if let Some(seat) = self.seats.get_mut(&name) {
+                seat.lease.counts_both = true;
+            }
+        }
         for topic in noted.topics {
             self.proposed.insert(topic, now + PROPOSAL_LIMIT);
         }
@@ -417,7 +423,8 @@ impl View {
         seat.lease.renew_now = false;
         if promised && seat.lease.epoch == epoch {
             seat.lease.promised.insert(me, now + lease * 5 / 6);
-            seat.lease.held |= seat.lease.live(epoch, &state.guardians, now);
+            let counted = seat.lease.counted(name, &state.guardians);
+            seat.lease.held |= seat.lease.live(epoch, &counted, now);
         }
     }
 }

@@ -176,7 +176,8 @@ impl View {
     pub fn lease_end(&self, name: &GroupName) -> Option<Moment> {
         let group = self.group(name)?;
         let seat = self.seats.get(name)?;
-        (group.primary_node() == Some(self.me)).then(|| seat.lease.end(group.epoch, &self.state.guardians)).flatten()
+        let counted = seat.lease.counted(name, &self.state.guardians);
+        (group.primary_node() == Some(self.me)).then(|| seat.lease.end(group.epoch, &counted)).flatten()
     }
 
     /// Whether this node may serve the group now: the one question safety hangs on (S1, S2, S6).
@@ -200,6 +201,7 @@ fn restarted_seat(me: NodeId, started: Moment, lease: Duration, group: &Group, s
     }
     seat.lease.epoch = group.epoch;
     seat.lease.held = true;
+    seat.lease.counts_both = true;
     match stamp {
         Some(Stamp::Surrendered { epoch }) => {
             seat.lease.marked = *epoch;

@@ -3,7 +3,8 @@
 
 use super::event::{Health, Info, Outcome, Renewal, Report, Task};
 use super::moment::Moment;
-use crate::cluster::{Epoch, Guardians, NodeId, Offset, RunId, Version, Why};
+use crate::cluster::{Epoch, GroupName, Guardians, NodeId, Offset, RunId, Version, Why};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -72,6 +73,8 @@ pub struct Lease {
     pub promised: BTreeMap<NodeId, Moment>,
     /// What the stamp of an agent before this one still allows.
     pub stamped: Option<Moment>,
+    /// While guardians change: the coming majority counts too, because this primary has said or may have said so.
+    pub counts_both: bool,
     /// Whether a majority ever promised this epoch, here or before the restart.
     pub held: bool,
     /// When the last renewal was sent.
@@ -101,6 +104,16 @@ impl Lease {
         let promised =
             ends.into_iter().rev().find(|end| guardians.majority_of(|id| self.promised.get(&id) >= Some(end)));
         promised.max(self.stamped)
+    }
+
+    /// The guardians whose majorities this primary counts (S12). Seals need both majorities from the first moment of a
+    /// change, so until the primary says that it renews under both, the old one alone is enough; from then on, and after a
+    /// restart that may have forgotten it, both are asked for.
+    pub fn counted<'a>(&self, group: &GroupName, guardians: &'a Guardians) -> Cow<'a, Guardians> {
+        if guardians.next.is_none() || self.counts_both || guardians.renewed.contains(group) {
+            return Cow::Borrowed(guardians);
+        }
+        Cow::Owned(guardians.before_change())
     }
 
     /// Whether promises given to this very agent are a majority at `now`, leaving the stamp aside (S12).
@@ -253,5 +266,39 @@ impl Seat {
                 self.instance.trouble = Some(why.clone());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn set(ids: &[u64]) -> BTreeSet<NodeId> {
+        ids.iter().map(|id| NodeId(*id)).collect()
+    }
+
+    /// S12: a change costs a healthy primary nothing before it says that it renews under both, and from then on the
+    /// coming majority counts.
+    #[test]
+    fn the_coming_majority_counts_from_when_the_primary_says_so() {
+        let group = GroupName::from("g");
+        let mut guardians = Guardians { now: set(&[1]), next: Some(set(&[1, 2, 3])), ..Guardians::default() };
+        let promised = BTreeMap::from([(NodeId(1), Moment(900))]);
+        let mut lease = Lease { epoch: Epoch(1), promised, ..Lease::default() };
+        let live =
+            |lease: &Lease, guardians: &Guardians| lease.live(Epoch(1), &lease.counted(&group, guardians), Moment(500));
+        assert!(live(&lease, &guardians), "the old majority is enough");
+        assert!(!lease.promised_live(Epoch(1), &guardians, Moment(500)), "not to say that it renews under both");
+        lease.counts_both = true;
+        assert!(!live(&lease, &guardians), "said, or perhaps said before a restart: both count");
+        lease.promised.insert(NodeId(2), Moment(800));
+        assert!(live(&lease, &guardians) && lease.promised_live(Epoch(1), &guardians, Moment(500)));
+        lease.counts_both = false;
+        lease.promised.remove(&NodeId(2));
+        guardians.renewed.insert(group.clone());
+        assert!(!live(&lease, &guardians), "committed: both count");
+        guardians.next = None;
+        assert!(live(&lease, &guardians));
     }
 }

@@ -76,6 +76,53 @@ fn a_fourth_and_a_fifth_node_join() {
     });
 }
 
+/// One node grows to three while clients write: the primary counts the coming guardians only once they promise.
+#[test]
+fn one_node_grows_to_three_unfelt() {
+    in_lab(|| {
+        let mut c = Cluster::start(Options::new(1));
+        c.wait_primary(secs(30));
+        let load = c.load();
+        std::thread::sleep(ms(300));
+        let begun = Instant::now();
+        c.add_host(2, false).expect("n2");
+        c.add_host(3, false).expect("n3");
+        wait_voters(&c, 3, 3);
+        c.wait_steady(secs(30));
+        std::thread::sleep(secs(2));
+        let history = load.stop();
+        assert_eq!(c.wait_steady(secs(30)), 1);
+        assert!(history.two_servers().is_empty(), "{:#?}", history.two_servers());
+        let epoch = c.status(1).expect("status")["groups"][0]["epoch"].as_u64();
+        assert_eq!(epoch, Some(1), "the primary changed while the cluster grew");
+        println!("FIGURE growing from one to three: gap {:?}", history.by("vip").gap(begun..Instant::now()));
+    });
+}
+
+/// S7: a script that blocks an instance is stopped once; the instance is as good as before.
+#[test]
+fn a_blocking_script_leaves_no_trace() {
+    in_lab(|| {
+        let c = Cluster::start(Options::new(3));
+        let old = c.wait_steady(secs(30));
+        for host in c.data_hosts() {
+            let net = std::sync::Arc::clone(&host.net);
+            std::thread::spawn(move || {
+                let stream = net.connect(crate::writer::own_instance(), ms(300));
+                let client = stream.and_then(|stream| crate::resp::Client::over(stream, secs(10)));
+                let _ = client.and_then(|mut client| client.command(&["EVAL", "while true do end", "0"]));
+            });
+        }
+        // Redis calls a script slow after five seconds.
+        std::thread::sleep(secs(9));
+        let steady = c.wait_steady(secs(30));
+        println!("primary n{old}, now n{steady}");
+        assert!(c.host(steady).redis().kill());
+        let new = c.wait_new_primary(steady, secs(12));
+        assert_eq!(c.wait_steady(secs(40)), new);
+    });
+}
+
 #[test]
 fn a_pair_with_a_witness_survives_either_host() {
     in_lab(|| {
