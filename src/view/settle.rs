@@ -134,10 +134,10 @@ impl View {
         let lineage = super::lineage::data_epoch(group, local, &info);
         local.lineage = lineage.map(|epoch| Lineage { run_id: info.run_id.clone(), epoch });
         local.attached = Some(wanted);
-        if let Some(seat) = self.seats.get_mut(name) {
-            if matches!(seat.instance.posture, Posture::Following(_)) {
-                seat.instance.posture = Posture::Unknown;
-            }
+        if let Some(seat) = self.seats.get_mut(name)
+            && matches!(seat.instance.posture, Posture::Following(_))
+        {
+            seat.instance.posture = Posture::Unknown;
         }
     }
 

@@ -144,7 +144,7 @@ impl World {
             }
             Input::What(mut what) => {
                 self.heard_mutation(host, &mut what);
-                self.step(host, what);
+                self.step(host, *what);
             }
         }
     }
@@ -153,7 +153,7 @@ impl World {
     pub fn tell(&mut self, host: usize, delay: Ns, what: What) {
         let Some(agent) = &self.hosts[host].agent else { return };
         let life = agent.life;
-        self.at(delay, Ev::Agent { host, life, what: Input::What(what) });
+        self.at(delay, Ev::Agent { host, life, what: Input::What(Box::new(what)) });
     }
 
     /// One round of the core.
@@ -323,7 +323,7 @@ impl World {
     pub fn deliver(&mut self, from: usize, to: usize, items: Vec<Item>) {
         let Some(agent) = &self.hosts[to].agent else { return };
         let life = agent.life;
-        self.input(to, life, Input::What(What::Heard { from: id(from), items }));
+        self.input(to, life, Input::What(Box::new(What::Heard { from: id(from), items })));
     }
 
     /// S8: the leader's agent seals another host's instance; no report comes of it.
@@ -338,7 +338,7 @@ impl World {
         };
         let done = What::Done { group: self.group.clone(), task: Task::SealRemote, epoch, outcome };
         let delay = if reach { MS } else { 300 * MS };
-        self.at(delay, Ev::Agent { host: from, life, what: Input::What(done) });
+        self.at(delay, Ev::Agent { host: from, life, what: Input::What(Box::new(done)) });
     }
 
     /// An agent's command for an instance: executed, or queued while the instance is frozen.

@@ -27,7 +27,7 @@ impl World {
         let primary = self.committed().groups.get(&self.group).and_then(|group| group.primary_node()).map(host_of);
         let any = self.rng.index(self.hosts.len());
         let host = primary.filter(|_| self.rng.permille(500)).unwrap_or(any);
-        match self.rng.below(28) {
+        match self.rng.below(29) {
             0..=3 => self.crash_agent(host),
             4..=7 => self.stall(host),
             8..=9 => self.crash_host(host),
@@ -44,7 +44,8 @@ impl World {
                 self.tell(host, 0, What::Stopping);
             }
             24..=25 => self.order_seal(),
-            26 => {
+            26 => self.forgetful(host),
+            27 => {
                 if let Some(leader) = self.raft.leader.filter(|_| self.hosts[any].agent.is_some()) {
                     let fit = !self.hosts[any].stalled && self.net.both(leader, any);
                     if fit && self.may_lead(any) {
@@ -211,6 +212,24 @@ impl World {
         self.order(&Command::Group { group: self.group.clone(), expect, change });
     }
 
+    /// Directed (S2): the primary is cut off with a fresh lease, every guardian but its own restarts and has forgotten
+    /// its promise, and an operator seals.
+    fn forgetful(&mut self, host: usize) {
+        tr!(self, "FAULT {} is cut off, and all the others forget", host + 1);
+        self.net.split(&[host]);
+        for other in 0..self.hosts.len() {
+            if other != host && self.hosts[other].agent.is_some() {
+                self.end_agent(other);
+                self.at(10 * MS, Ev::Cure(Cure::Agent(other)));
+            }
+        }
+        for pause in [30, 80, 160, 320, 480] {
+            self.at(pause * MS, Ev::Cure(Cure::Seal));
+        }
+        let pause = self.rng.between(700, 3000) * MS;
+        self.at(pause, Ev::Cure(Cure::Net));
+    }
+
     /// An operator's word ends the epoch though the primary is well (S3).
     fn order_seal(&mut self) {
         let Some(group) = self.committed().groups.get(&self.group) else { return };
@@ -245,6 +264,8 @@ impl World {
             Cure::Unhang(host, run) => self.unhang(host, run),
             Cure::Mute(host) if !self.healed => self.net.mute(host),
             Cure::Mute(_) => {}
+            Cure::Seal if !self.healed => self.order_seal(),
+            Cure::Seal => {}
             Cure::Net => self.net.heal(),
             Cure::Slow(host) => {
                 self.hosts[host].slow_disk = false;

@@ -203,10 +203,8 @@ impl World {
                 }
                 self.books.seals[from] = self.books.seals[from].max(*next);
             }
-            Item::Report(report) => {
-                if saved.member_sealed < report.next {
-                    self.violate("seal-durable", format!("n{} reported for {}, not on disk", from + 1, report.next));
-                }
+            Item::Report(report) if saved.member_sealed < report.next => {
+                self.violate("seal-durable", format!("n{} reported for {}, not on disk", from + 1, report.next));
             }
             Item::Promise { epoch, .. } => {
                 if disk.longest_lease < LEASE {

@@ -155,7 +155,7 @@ fn seeds_hold() {
         assert!(violation.is_none(), "seed {seed}: {violation:?}");
         return;
     }
-    let seeds = setting("MAINSTAY_SIM_SEEDS").unwrap_or(200);
+    let seeds = setting("MAINSTAY_SIM_SEEDS").unwrap_or(150);
     let from = setting("MAINSTAY_SIM_FROM").unwrap_or(0);
     let total: Mutex<Vec<Covered>> = Mutex::new(Vec::new());
     let failure = batch(seeds, |seed| {

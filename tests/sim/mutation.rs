@@ -19,8 +19,6 @@ pub enum Mutation {
     LineageAtOnce,
     /// S2: a guardian seals while its promise is live.
     SealsEarly,
-    /// S9: what a cut-off task had sent is not killed, and comes after the fence.
-    LateCommand,
 }
 
 impl Mutation {

@@ -175,7 +175,7 @@ impl World {
             Some(leader) => (self.append(leader, command) && !lost, MS / 5 + self.rng.below(4 * MS)),
             None => (false, self.rng.between(50, 500) * MS),
         };
-        let done = Input::What(What::Proposed { topic, accepted });
+        let done = Input::What(Box::new(What::Proposed { topic, accepted }));
         self.at(delay, Ev::Agent { host: from, life, what: done });
     }
 

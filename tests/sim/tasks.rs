@@ -58,7 +58,7 @@ impl World {
         };
         self.lives += 1;
         let (number, deadline) = (self.lives, self.now + limit);
-        let keep_late = self.mutation == Some(Mutation::LateCommand) || self.rng.permille(500);
+        let keep_late = self.rng.permille(500);
         let own = &mut self.hosts[host];
         if matches!(task, Task::Fence | Task::Seal) && !keep_late {
             // CLIENT KILL: what the cut-off task had sent and is not executed yet does not arrive.

@@ -100,7 +100,7 @@ pub enum Input {
     Step(u64),
     Applied(usize),
     VipGone,
-    What(What),
+    What(Box<What>),
 }
 
 /// The end of a fault.
@@ -113,6 +113,7 @@ pub enum Cure {
     Unhang(usize, u64),
     Net,
     Mute(usize),
+    Seal,
     Slow(usize),
 }
 
