@@ -77,6 +77,9 @@ cargo clippy --quiet --all-targets --locked -- -D warnings
 stage 'examples in the documentation'
 cargo test --quiet --doc --locked
 
+stage 'tests of the histogram, a crate of its own'
+cargo test --quiet --locked --manifest-path src/base2histogram/Cargo.toml --target-dir target
+
 stage 'tests'
 cargo nextest run --locked --no-fail-fast
 end_stage

@@ -39,8 +39,8 @@ pub fn init() -> anyhow::Result<()> {
         .with_env_var(FILTER)
         .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
         .from_env_lossy();
-    // openraft tells every vote at info; what matters to an operator the agent says itself.
-    let quiet = ["openraft=warn", "snow=warn"];
+    // openraft tells every vote, and a shutdown as an error; what matters to an operator the agent says itself.
+    let quiet = ["openraft=off", "snow=warn"];
     let filter = quiet.iter().filter_map(|directive| directive.parse().ok()).fold(filter, |filter, directive| {
         if std::env::var_os(FILTER).is_some() { filter } else { filter.add_directive(directive) }
     });

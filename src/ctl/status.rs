@@ -11,7 +11,7 @@ use super::report::{
     ChangeStatus, GroupStatus, Health, InstanceStatus, NodeStatus, PauseStatus, PhaseWord, PostureWord, Role,
     StatusReport,
 };
-use crate::cluster::{Change, Durability, Group, GroupName, Guarantee, NodeId, Offset, Phase};
+use crate::cluster::{Change, Durability, Epoch, Group, GroupName, Guarantee, NodeId, Offset, Phase};
 use crate::decide::{self, Choice, Decision};
 use crate::view::{Health as Said, Moment, Seat, View};
 use std::collections::{BTreeMap, BTreeSet};
@@ -220,7 +220,7 @@ fn instances(view: &View, decision: &Decision, name: &GroupName, group: &Group, 
     let ids = group.members.keys().chain(witnesses);
     ids.map(|id| {
         let priority = group.members.get(id).map(|member| member.priority);
-        instance_status(view, *id, said(*id), priority, primary)
+        instance_status(view, *id, said(*id), (group.epoch, priority, primary))
     })
     .collect()
 }
@@ -229,8 +229,7 @@ fn instance_status(
     view: &View,
     id: NodeId,
     said: Option<&Said>,
-    priority: Option<u32>,
-    primary: Option<Offset>,
+    (epoch, priority, primary): (Epoch, Option<u32>, Option<Offset>),
 ) -> InstanceStatus {
     let witness = priority.is_none();
     let mut status = InstanceStatus {
@@ -253,6 +252,11 @@ fn instance_status(
     status.posture = PostureWord::read(&said.posture);
     status.reason = said.reason.clone();
     status.vip = said.vip;
+    if said.epoch < epoch && status.posture == PostureWord::Serving {
+        status.posture = PostureWord::Sealed;
+        status.vip = false;
+        status.reason = format!("served epoch {} when it was last heard", said.epoch);
+    }
     if !witness {
         status.offset = said.offset;
         status.lineage = said.lineage;

@@ -134,6 +134,7 @@ pub(super) fn health_of(view: &View, decision: &Decision, name: &GroupName) -> O
     };
     Some(Health {
         group: name.clone(),
+        epoch: group.epoch,
         posture: posture.to_owned(),
         offset: seat.instance.seen().map(|info| info.offset),
         lineage: seat.instance.seen().and_then(|info| view.lineage_of(name, info)),

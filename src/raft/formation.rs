@@ -163,7 +163,10 @@ pub(super) async fn watch_standing(inner: Arc<Inner>) {
         let connected = up.borrow_and_update().values().any(|up| *up);
         let standing = inner.formation.borrow().clone();
         match (said, standing) {
-            (Some(why), Formation::Member { .. }) if !connected => tell(&inner, Formation::Refused { why }),
+            // A single voter needs nobody: newcomers that do not know the cluster yet turn it away for a moment.
+            (Some(why), Formation::Member { id }) if !connected && others_vote(&inner, id) => {
+                tell(&inner, Formation::Refused { why });
+            }
             (None, Formation::Refused { .. }) if connected => {
                 if let Some(id) = inner.id().filter(|_| arrived(&inner)) {
                     tell(&inner, Formation::Member { id });
@@ -176,6 +179,13 @@ pub(super) async fn watch_standing(inner: Arc<Inner>) {
             changed = up.changed() => if changed.is_err() { return },
         }
     }
+}
+
+/// Whether the membership in force has another voter than this node.
+fn others_vote(inner: &Arc<Inner>, me: NodeId) -> bool {
+    let applied = inner.store.applied();
+    let membership = applied.borrow().membership.clone();
+    membership.membership().voter_ids().any(|id| id != me)
 }
 
 struct Listed {

@@ -387,6 +387,8 @@ pub struct Report {
 pub struct Health {
     /// The group.
     pub group: GroupName,
+    /// The group's epoch as that node knows it: what it says of an older one is out of date.
+    pub epoch: Epoch,
     /// The posture in one word, as `status --json` gives it.
     pub posture: String,
     /// Offset, if the instance answers.

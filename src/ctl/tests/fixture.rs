@@ -77,6 +77,7 @@ fn record(node: u64) -> Node {
 fn following(offset: u64) -> Health {
     Health {
         group: name(),
+        epoch: Epoch(3),
         posture: "following".to_owned(),
         offset: Some(Offset(offset)),
         lineage: Some(Epoch(3)),

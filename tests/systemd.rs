@@ -1,0 +1,129 @@
+//! What the agent tells the service manager: READY, a STATUS a person understands, WATCHDOG after good rounds, STOPPING.
+//!
+//! A real agent beside a real Redis on loopback, with this test in systemd's place at the notification socket.
+
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const BOUND: Duration = Duration::from_secs(20);
+
+/// A process that does not outlive its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[allow(unsafe_code)]
+fn start(command: &mut Command) -> Running {
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    // SAFETY: prctl with PR_SET_PDEATHSIG is async-signal-safe and touches nothing but this process.
+    unsafe {
+        command.pre_exec(|| {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            Ok(())
+        });
+    }
+    Running(command.spawn().expect("the program starts"))
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its address").port()
+}
+
+fn write_config(dir: &Path, agent: u16, redis: u16) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let key = dir.join("key");
+    let output = Command::new(env!("CARGO_BIN_EXE_mainstay")).arg("keygen").output().expect("keygen");
+    std::fs::write(&key, output.stdout).expect("key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("mode");
+    let here = dir.display();
+    let text = format!(
+        "[node]\nname = \"n1\"\naddress = \"127.0.0.1:{agent}\"\ndata_dir = \"{here}/data\"\n\
+         [cluster]\nname = \"t\"\nkey_file = \"{here}/key\"\nmembers = {{ n1 = \"127.0.0.1:{agent}\" }}\n\
+         [[group]]\nname = \"g\"\nredis = \"127.0.0.1:{redis}\"\nannounce = \"127.0.0.1:{redis}\"\n\
+         [control]\nsocket = \"{here}/m.sock\"\n"
+    );
+    std::fs::write(dir.join("mainstay.toml"), text).expect("config");
+}
+
+/// Everything said until `enough` holds.
+fn hear(socket: &UnixDatagram, said: &mut Vec<String>, enough: impl Fn(&[String]) -> bool) {
+    let begun = Instant::now();
+    let mut buffer = [0; 4096];
+    while !enough(said) {
+        assert!(begun.elapsed() < BOUND, "not said in time; so far {said:?}");
+        match socket.recv(&mut buffer) {
+            Ok(length) => said.extend(String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned)),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn ready_status_watchdog_and_stopping_are_said_and_mean_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (agent, redis) = (free_port(), free_port());
+    write_config(dir.path(), agent, redis);
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a bound");
+    let port = redis.to_string();
+    let _redis = start(Command::new("redis-server").current_dir(dir.path()).args([
+        "--port",
+        &port,
+        "--bind",
+        "127.0.0.1",
+        "--replicaof",
+        "127.0.0.1 1",
+        "--save",
+        "",
+    ]));
+    let mut running = start(
+        Command::new(env!("CARGO_BIN_EXE_mainstay"))
+            .args(["run", "--config"])
+            .arg(dir.path().join("mainstay.toml"))
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "400000"),
+    );
+    let mut said = Vec::new();
+    hear(&socket, &mut said, |said| said.iter().any(|line| line == "READY=1"));
+    hear(&socket, &mut said, |said| said.iter().any(|line| line.starts_with("STATUS=g: primary (epoch 1)")));
+    let before = said.iter().filter(|line| *line == "WATCHDOG=1").count();
+    hear(&socket, &mut said, |said| said.iter().filter(|line| *line == "WATCHDOG=1").count() >= before + 5);
+
+    let pid = Pid::from_raw(i32::try_from(running.0.id()).expect("a pid"));
+    kill(pid, Signal::SIGSTOP).expect("stopped");
+    std::thread::sleep(Duration::from_millis(300));
+    let mut while_stopped = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(length) = socket.recv(&mut buffer) {
+        while_stopped.push(length);
+        assert!(while_stopped.len() < 50, "a stopped agent pets the watchdog");
+    }
+    kill(pid, Signal::SIGCONT).expect("continued");
+
+    kill(pid, Signal::SIGTERM).expect("asked to stop");
+    hear(&socket, &mut said, |said| said.iter().any(|line| line == "STOPPING=1"));
+    let begun = Instant::now();
+    let status = loop {
+        match running.0.try_wait().expect("its state") {
+            Some(status) => break status,
+            None => assert!(begun.elapsed() < BOUND, "it does not end"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(status.success(), "{status}");
+}
