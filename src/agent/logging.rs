@@ -10,9 +10,10 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer, Registry};
+use tracing_subscriber::{Layer, Registry};
 
 /// Events waiting for a slow journal.
 const QUEUE: usize = 1024;
@@ -35,17 +36,26 @@ pub fn init() -> anyhow::Result<()> {
     let lost = Arc::new(AtomicU64::new(0));
     let relay = Relay { sender, lost: Arc::clone(&lost) };
     std::thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&receiver, &lost))?;
-    let filter = EnvFilter::builder()
-        .with_env_var(FILTER)
-        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
-        .from_env_lossy();
-    // openraft tells every vote, and a shutdown as an error; what matters to an operator the agent says itself.
-    let quiet = ["openraft=off", "snow=warn"];
-    let filter = quiet.iter().filter_map(|directive| directive.parse().ok()).fold(filter, |filter, directive| {
-        if std::env::var_os(FILTER).is_some() { filter } else { filter.add_directive(directive) }
-    });
-    tracing_subscriber::registry().with(relay.with_filter(filter)).try_init()?;
+    tracing_subscriber::registry().with(relay.with_filter(filter())).try_init()?;
     Ok(())
+}
+
+/// What is logged: by the environment, or what an operator wants to read. openraft tells every vote, and a shutdown as an
+/// error; what matters of it the agent says itself.
+fn filter() -> Targets {
+    let usual = || {
+        let quiet = ["openraft", "snow"].map(|target| (target, LevelFilter::OFF));
+        Targets::new().with_default(LevelFilter::INFO).with_targets(quiet)
+    };
+    match std::env::var(FILTER) {
+        Ok(text) => text.parse().unwrap_or_else(|error| {
+            eprintln!(
+                "mainstay: {FILTER}={text:?} is no filter, such as mainstay=debug: {error}; the usual one is used"
+            );
+            usual()
+        }),
+        Err(_) => usual(),
+    }
 }
 
 /// Puts events into the queue.
