@@ -38,7 +38,12 @@ async fn kill_9_is_told_within_milliseconds() {
             server.kill_unreaped();
             seen.until("Gone", 1000, |e| matches!(e, InstanceEvent::Gone(_))).await;
             times.push(killed.elapsed());
-            assert!(seen.watcher.process().is_none());
+            // A refused connection may tell first; the process is gone for good a moment later.
+            let end = Instant::now() + Duration::from_secs(2);
+            while seen.watcher.process().is_some() {
+                assert!(Instant::now() < end, "a dead process is still held for alive");
+                sleep(Duration::from_millis(1)).await;
+            }
             server.kill();
         }
         times.sort();

@@ -52,8 +52,8 @@ impl World {
                 (Work::Handover { to }, Task::Handover, epoch, bound)
             }
             Action::Tune { epoch, min_replicas, .. } => (Work::Tune(min_replicas), Task::Tune, epoch, PATIENCE),
-            Action::Kill { .. } => (Work::Kill, Task::Kill, self.epoch_of(host), PATIENCE),
-            Action::ScriptKill { .. } => (Work::ScriptKill, Task::ScriptKill, self.epoch_of(host), PATIENCE),
+            Action::Kill { .. } => (Work::Kill, Task::Kill, Epoch(0), PATIENCE),
+            Action::ScriptKill { .. } => (Work::ScriptKill, Task::ScriptKill, Epoch(0), PATIENCE),
             _ => return,
         };
         self.lives += 1;
@@ -70,11 +70,6 @@ impl World {
         agent.task = Some(running);
         let delay = self.task_delay(host);
         self.at(delay, Ev::Agent { host, life, what: Input::Step(number) });
-    }
-
-    fn epoch_of(&self, host: usize) -> Epoch {
-        let agent = self.hosts[host].agent.as_ref();
-        agent.and_then(|agent| agent.view.group(&self.group)).map(|group| group.epoch).unwrap_or_default()
     }
 
     fn task_delay(&mut self, host: usize) -> Ns {
