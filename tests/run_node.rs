@@ -122,9 +122,24 @@ impl Place {
     }
 }
 
+impl Place {
+    /// What every script said, for whoever looks at a failed test.
+    fn show_logs(&self) {
+        for entry in self.path().read_dir().into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|ending| ending == "log") {
+                println!("--- {}\n{}", path.display(), fs::read_to_string(&path).unwrap_or_default());
+            }
+        }
+    }
+}
+
 impl Drop for Place {
     /// A test that failed because something was left must not leave it.
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.show_logs();
+        }
         for process in self.processes() {
             if let Some(pid) = process.split(' ').next().and_then(|pid| pid.parse().ok()) {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);

@@ -46,6 +46,8 @@ const QUEUE: usize = 1024;
 const DESK_QUEUE: usize = 32;
 /// Items of one message between agents, as the gossip lane's kind.
 const GOSSIP_ITEMS: u8 = 1;
+/// How long members may turn this node away before the agent ends: one of them may be new itself.
+const TURNED_AWAY: Duration = Duration::from_secs(5);
 /// How often a record that could not be written is tried again, at most.
 const SAVE_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -194,6 +196,19 @@ pub(super) struct Agent {
     notifier: Notifier,
     desk: Desk,
     host: HostFacts,
+    ending: Option<(Instant, String)>,
+}
+
+/// What ends the agent, and from when on: a Raft that has stopped at once, members that turn this node away when they
+/// still do after a while.
+fn ending(formation: Formation) -> Option<(Instant, String)> {
+    let (from, why) = match formation {
+        Formation::Failed { why } => (Instant::now(), format!("Raft has stopped: {why}")),
+        Formation::Refused { why } => (Instant::now() + TURNED_AWAY, why),
+        Formation::Waiting { .. } | Formation::Member { .. } => return None,
+    };
+    tracing::error!("{why}; the agent ends when that lasts and it serves nothing");
+    Some((from, why))
 }
 
 impl Agent {
@@ -235,6 +250,7 @@ impl Agent {
             notifier,
             desk: Desk::default(),
             host: desk::host_facts(config, warnings),
+            ending: None,
         })
     }
 
@@ -293,7 +309,6 @@ impl Agent {
         let mut tick = interval(step);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let idle = Instant::now();
-        let mut failed: Option<String> = None;
         let mut formation = self.raft.formation();
         for (node, up) in self.raft.links() {
             self.at_once.push_back(What::Link { node, up });
@@ -321,10 +336,7 @@ impl Agent {
                     }
                     changed = formation.changed() => {
                         changed.context("the Raft shell ended")?;
-                        if let Formation::Failed { why } = formation.borrow_and_update().clone() {
-                            tracing::error!("Raft has stopped: {why}; the agent ends as soon as it serves nothing");
-                            failed = Some(why);
-                        }
+                        self.ending = ending(formation.borrow_and_update().clone());
                         continue;
                     }
                 },
@@ -332,9 +344,8 @@ impl Agent {
             if self.round(what) {
                 break;
             }
-            // Restarted, it tries its disk anew; a lease that is being renewed needs no Raft and is not thrown away.
-            if let Some(why) = failed.take_if(|_| !self.view.mine.iter().any(|name| self.view.lease_live(name))) {
-                anyhow::bail!("Raft has stopped: {why}");
+            if let Some(why) = self.must_end() {
+                anyhow::bail!("{why}");
             }
         }
         self.hand_leadership_over().await;
@@ -345,6 +356,14 @@ impl Agent {
     fn next_lapse(&self) -> Option<Instant> {
         let ends = self.view.mine.iter().filter_map(|name| self.view.lease_end(name));
         ends.filter(|end| *end > self.view.now).min().map(clock::instant)
+    }
+
+    /// Restarted, it tries its disk, or the cluster, anew; a lease that is being renewed needs no Raft and is not thrown
+    /// away.
+    fn must_end(&self) -> Option<String> {
+        let (from, why) = self.ending.as_ref()?;
+        let serves = self.view.mine.iter().any(|name| self.view.lease_live(name));
+        (Instant::now() >= *from && !serves).then(|| why.clone())
     }
 
     /// S8: the watchdog is petted only if the round came in time.
