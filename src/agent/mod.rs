@@ -377,6 +377,9 @@ impl Agent {
     /// One round; true when the agent is done.
     fn round(&mut self, what: What) -> bool {
         let at = clock::now();
+        if matches!(what, What::Applied(_)) {
+            self.stations.values().for_each(Station::look);
+        }
         let mut decision = step(&mut self.view, &self.policy, Event { at, what });
         let actions = std::mem::take(&mut decision.actions);
         self.decision = decision;

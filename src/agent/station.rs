@@ -22,6 +22,8 @@ use tokio::task::JoinHandle;
 /// How often the instance is looked at, and while it attaches.
 const PACE: Duration = Duration::from_millis(150);
 const PACE_ATTACHING: Duration = Duration::from_millis(20);
+/// How long after the link is up it is still looked at as often as while it attaches.
+const PROOF: Duration = Duration::from_millis(500);
 /// An online replica whose last acknowledgement is older than this is not there (S5).
 const ONLINE_LAG: Duration = Duration::from_secs(2);
 
@@ -104,6 +106,11 @@ impl Station {
         }
     }
 
+    /// The group changed: what the instance says from now on is of after that.
+    pub(super) fn look(&self) {
+        self.watcher.poke().poll_now();
+    }
+
     fn begin(&mut self, action: Action) {
         let hands = Arc::clone(&self.hands);
         let process = self.watcher.process();
@@ -140,6 +147,8 @@ impl Station {
             watcher.poke().poll_now();
             if let Some(then) = then {
                 then.await;
+                // A little longer: what it holds is proved a moment after the link is up.
+                tokio::time::sleep(PROOF).await;
                 watcher.set_pace(PACE);
             }
         }));

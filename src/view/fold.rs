@@ -248,8 +248,14 @@ impl View {
         if seat.instance.task.is_none() && info.asked >= seat.instance.task_ended {
             seat.instance.posture = posture_seen(seat.instance.posture, &info, expected);
         }
+        let known = seat.instance.version;
         if info.asked >= seat.applied_at {
             seat.instance.version = version;
+        }
+        // What followers wait for: an offset of after the commit that let them in, and a new replication id.
+        let renamed = seat.instance.seen().is_some_and(|before| before.replid != info.replid);
+        if matches!(seat.instance.posture, Posture::Serving(_)) && (renamed || seat.instance.version != known) {
+            seat.lease.renew_now = true;
         }
         seat.instance.info = Some((now, info));
     }

@@ -251,6 +251,20 @@ impl Cluster {
         wait_for("steady cluster", bound, || self.steady_now())
     }
 
+    /// Steady, and healthy by the agents' own word: every follower's data is proved, so that any of them may be
+    /// promoted.
+    ///
+    /// # Panics
+    /// When that takes longer than `bound`.
+    pub fn wait_healthy(&self, bound: Duration) -> HostNo {
+        let primary = self.wait_steady(bound);
+        wait_for("healthy cluster", bound, || match self.status(primary)?["health"].as_str() {
+            Some("healthy") => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        primary
+    }
+
     /// Runs the CLI on a host, against that host's agent.
     ///
     /// # Panics

@@ -83,7 +83,7 @@ fn tell(story: &Story<'_>) {
 }
 
 fn one_run(c: &Cluster, story: &Story<'_>) -> (Duration, usize) {
-    let old = c.wait_steady(secs(40));
+    let old = c.wait_healthy(secs(40));
     let (load, watch) = (c.load(), c.watch_vip());
     std::thread::sleep(ms(500));
     let cut = Instant::now();
@@ -240,7 +240,7 @@ fn switchover_under_load_loses_nothing() {
         c.preload(first, 200);
         let mut gaps = Vec::new();
         for _ in 0..runs().max(2) {
-            let old = c.wait_steady(secs(40));
+            let old = c.wait_healthy(secs(40));
             let load = c.load().with(c.write_vip(crate::writer::WriterOptions::bulk()));
             std::thread::sleep(secs(1));
             let before = load.so_far().acked();

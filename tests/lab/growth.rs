@@ -26,7 +26,7 @@ fn wait_voters(c: &Cluster, voters: usize, all: usize) -> Vec<(String, String, S
 fn three_agents_restarted_at_once_keep_their_state() {
     in_lab(|| {
         let c = Cluster::start(Options::new(3));
-        let old = c.wait_steady(secs(30));
+        let old = c.wait_healthy(secs(30));
         let before = c.status(1).expect("status");
         let load = c.load();
         std::thread::sleep(ms(300));
@@ -63,7 +63,7 @@ fn a_fourth_and_a_fifth_node_join() {
         c.wait_steady(secs(30));
         c.add_host(5, false).expect("n5");
         wait_voters(&c, 5, 5);
-        let old = c.wait_steady(secs(30));
+        let old = c.wait_healthy(secs(30));
         let load = c.load();
         std::thread::sleep(ms(300));
         c.kill_host(old);
@@ -104,7 +104,7 @@ fn one_node_grows_to_three_unfelt() {
 fn a_blocking_script_leaves_no_trace() {
     in_lab(|| {
         let c = Cluster::start(Options::new(3));
-        let old = c.wait_steady(secs(30));
+        let old = c.wait_healthy(secs(30));
         for host in c.data_hosts() {
             let net = std::sync::Arc::clone(&host.net);
             std::thread::spawn(move || {
@@ -115,7 +115,7 @@ fn a_blocking_script_leaves_no_trace() {
         }
         // Redis calls a script slow after five seconds.
         std::thread::sleep(secs(9));
-        let steady = c.wait_steady(secs(30));
+        let steady = c.wait_healthy(secs(30));
         println!("primary n{old}, now n{steady}");
         assert!(c.host(steady).redis().kill());
         let new = c.wait_new_primary(steady, secs(12));
@@ -128,7 +128,7 @@ fn a_pair_with_a_witness_survives_either_host() {
     in_lab(|| {
         let c = Cluster::start(Options::new(2).with_witnesses(1));
         for _ in 0..2 {
-            let old = c.wait_steady(secs(40));
+            let old = c.wait_healthy(secs(40));
             let load = c.load();
             std::thread::sleep(ms(300));
             c.kill_host(old);
@@ -150,7 +150,7 @@ fn many_failovers_in_a_row() {
         let c = Cluster::start(Options::new(3));
         let mut gaps = Vec::new();
         for round in 0..rounds {
-            let old = c.wait_steady(secs(40));
+            let old = c.wait_healthy(secs(40));
             let load = c.load();
             std::thread::sleep(ms(300));
             let cut = Instant::now();
