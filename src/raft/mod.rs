@@ -331,7 +331,8 @@ impl Inner {
         let mut hello = Hello::new(&identity.cluster, identity.generation, &name, identity.incarnation.0);
         hello.node_id = identity.node_id.map(|id| id.0);
         let local = wire::Local::new(hello, keys);
-        let roster = Arc::new(Roster::new(local.clone()));
+        let applied = store.applied();
+        let roster = Arc::new(Roster::new(local.clone(), move || applied.borrow().state.next_node));
         let known = store.applied().borrow().membership.clone();
         roster.set(known.membership().nodes().map(|(id, peer)| (*id, peer.clone())).collect());
         let wire_timing = wire_timing(lease);

@@ -1,7 +1,8 @@
 //! Who may talk to this node: the members, by number, name and store, and guests who ask to become one.
 //!
 //! A node whose disk was emptied is a stranger, whatever its name says: counting its votes would count a memory that
-//! is lost. A node that was enrolled but has no log yet knows no members; it takes whoever knows the cluster's
+//! is lost. A node that is catching up may know an old membership only: a number that was given out after what it has
+//! applied belongs to a later member, perhaps the leader it catches up from. A node that was enrolled but has no log yet knows no members; it takes whoever knows the cluster's
 //! generation, which only members were told.
 
 use crate::cluster::NodeId;
@@ -15,6 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) struct Roster {
     local: Local,
     members: Mutex<BTreeMap<NodeId, Peer>>,
+    /// The number that the next joining node gets, as far as the log is applied here.
+    next: Box<dyn Fn() -> NodeId + Send + Sync>,
     severed: AtomicBool,
 }
 
@@ -24,8 +27,8 @@ pub(super) fn lost_its_data(name: &str) -> String {
 }
 
 impl Roster {
-    pub(super) fn new(local: Local) -> Self {
-        Self { local, members: Mutex::default(), severed: AtomicBool::new(false) }
+    pub(super) fn new(local: Local, next: impl Fn() -> NodeId + Send + Sync + 'static) -> Self {
+        Self { local, members: Mutex::default(), next: Box::new(next), severed: AtomicBool::new(false) }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
@@ -63,18 +66,22 @@ impl Roster {
         if theirs.lane == Lane::Guest {
             return check_cluster(&ours, theirs);
         }
+        let id = theirs.node_id.map(NodeId);
+        let later = id.is_some_and(|id| id >= (self.next)());
         let members = self.lock();
         let namesake = members.values().find(|peer| peer.name == theirs.node);
-        if theirs.cluster == ours.cluster && namesake.is_some_and(|peer| peer.incarnation.0 != theirs.incarnation) {
+        if theirs.cluster == ours.cluster
+            && !later
+            && namesake.is_some_and(|peer| peer.incarnation.0 != theirs.incarnation)
+        {
             return Err(Refusal::new(RefusalCode::Incarnation, lost_its_data(&theirs.node)));
         }
         check_cluster(&ours, theirs)?;
         if ours.generation == 0 {
             return Err(Refusal::new(RefusalCode::Lane, format!("{} belongs to no cluster yet", ours.node)));
         }
-        let id = theirs.node_id.map(NodeId);
         let known = id.and_then(|id| members.get(&id)).is_some_and(|peer| peer.name == theirs.node);
-        if !known && !members.is_empty() {
+        if !known && !later && !members.is_empty() {
             let reason = format!(
                 "{} is no member of cluster {}; if it was removed, empty its data_dir and start it with --join",
                 theirs.node, ours.cluster
@@ -116,7 +123,7 @@ mod tests {
     fn roster(generation: u64) -> Roster {
         let key = crate::wire::generate_key().unwrap();
         let keys: Keys = crate::wire::parse_key_file(&key).unwrap();
-        let roster = Roster::new(Local::new(Hello::new("edge", generation, "n1", 11), keys));
+        let roster = Roster::new(Local::new(Hello::new("edge", generation, "n1", 11), keys), || NodeId(10));
         let peer = |n: u128| Peer { name: format!("n{n}"), address: String::new(), incarnation: Incarnation(n * 11) };
         roster.set([(NodeId(1), peer(1)), (NodeId(2), peer(2))].into());
         roster
@@ -134,10 +141,22 @@ mod tests {
         assert_eq!(code(hello("n2", 2, 23, Lane::Rpc)), Some(RefusalCode::Incarnation));
         assert_eq!(code(hello("n2", 3, 22, Lane::Gossip)), Some(RefusalCode::Node));
         assert_eq!(code(hello("n9", 2, 22, Lane::Rpc)), Some(RefusalCode::Node));
+        assert_eq!(code(hello("n9", 9, 99, Lane::Rpc)), Some(RefusalCode::Node), "it was removed");
         assert_eq!(code(hello("n9", 9, 99, Lane::Guest)), None);
         assert_eq!(code(hello("n1", 1, 12, Lane::Guest)), Some(RefusalCode::Node));
         let text = roster.admit(&hello("n2", 2, 23, Lane::Rpc)).unwrap_err().reason;
         assert_eq!(text, "n2 lost its data: remove it with `mainstay leave n2` and join it anew");
+    }
+
+    /// Else a node that catches up refuses the leader it catches up from, for ever: the leader joined, or joined anew
+    /// with another store, after what has been applied here.
+    #[test]
+    fn a_number_given_out_later_is_a_later_members() {
+        let roster = roster(5);
+        assert_eq!(roster.admit(&hello("n9", 10, 99, Lane::Rpc)), Ok(()));
+        assert_eq!(roster.admit(&hello("n2", 11, 23, Lane::Gossip)), Ok(()));
+        let wiped = Hello { generation: 0, node_id: None, ..hello("n2", 2, 23, Lane::Rpc) };
+        assert!(roster.admit(&wiped).is_err());
     }
 
     #[test]
