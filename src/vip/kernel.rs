@@ -258,10 +258,14 @@ mod tests {
     /// Keeps the thread busy, as a held network lock would, until the sender is dropped.
     fn block(kernel: &Kernel) -> std::sync::mpsc::Sender<()> {
         let (gate, opened) = std::sync::mpsc::channel();
+        let (begun, busy) = std::sync::mpsc::channel();
         let job = move |_: &mut Worker| {
+            let _ = begun.send(());
             let _ = opened.recv();
         };
         kernel.submit(Box::new(job)).unwrap();
+        // Taken from the queue: what is put there now stays there.
+        busy.recv_timeout(Duration::from_secs(10)).unwrap();
         gate
     }
 
