@@ -35,6 +35,8 @@ missing_packages() {
     command -v ps >/dev/null || echo procps
     command -v setpriv >/dev/null || echo util-linux
     command -v redis-cli >/dev/null || echo redis-tools
+    # journald, and journalctl to read what it holds.
+    [ -x /lib/systemd/systemd-journald ] || echo systemd
 }
 
 stage 'packages'

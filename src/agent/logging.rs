@@ -90,8 +90,7 @@ impl Visit for Record {
 }
 
 fn write_all(receiver: &Receiver<Record>, lost: &AtomicU64) {
-    let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
-    let journal = under_systemd.then(journald).and_then(Result::ok);
+    let journal = connected_to_journal().then(journald).and_then(Result::ok);
     let write = || {
         while let Ok(record) = receiver.recv() {
             emit(record);
@@ -105,10 +104,27 @@ fn write_all(receiver: &Receiver<Record>, lost: &AtomicU64) {
         Some(layer) => tracing::subscriber::with_default(Registry::default().with(layer), write),
         None => {
             let ansi = std::io::stderr().is_terminal();
-            let text = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false);
+            // The sentence says it all: the fields beside it are the journal's.
+            let sentence = tracing_subscriber::fmt::format::debug_fn(|out, field, value| match field.name() {
+                "message" => write!(out, "{value:?}"),
+                _ => Ok(()),
+            });
+            let text = tracing_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_ansi(ansi)
+                .with_target(false)
+                .fmt_fields(sentence);
             tracing::subscriber::with_default(Registry::default().with(text), write);
         }
     }
+}
+
+/// Whether stderr is the stream that systemd connected to the journal: the variable alone may be inherited by a process
+/// whose stderr goes elsewhere (systemd.exec(5)).
+fn connected_to_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let stderr = nix::sys::stat::fstat(std::io::stderr());
+    stderr.is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 fn journald() -> std::io::Result<tracing_journald::Layer> {

@@ -4,59 +4,13 @@
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
-use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const BOUND: Duration = Duration::from_secs(20);
-
-/// A process that does not outlive its test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[allow(unsafe_code)]
-fn start(command: &mut Command) -> Running {
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    // SAFETY: prctl with PR_SET_PDEATHSIG is async-signal-safe and touches nothing but this process.
-    unsafe {
-        command.pre_exec(|| {
-            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-            Ok(())
-        });
-    }
-    Running(command.spawn().expect("the program starts"))
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("its address").port()
-}
-
-fn write_config(dir: &Path, agent: u16, redis: u16) {
-    use std::os::unix::fs::PermissionsExt as _;
-    let key = dir.join("key");
-    let output = Command::new(env!("CARGO_BIN_EXE_mainstay")).arg("keygen").output().expect("keygen");
-    std::fs::write(&key, output.stdout).expect("key");
-    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("mode");
-    let here = dir.display();
-    let text = format!(
-        "[node]\nname = \"n1\"\naddress = \"127.0.0.1:{agent}\"\ndata_dir = \"{here}/data\"\n\
-         [cluster]\nname = \"t\"\nkey_file = \"{here}/key\"\nmembers = {{ n1 = \"127.0.0.1:{agent}\" }}\n\
-         [[group]]\nname = \"g\"\nredis = \"127.0.0.1:{redis}\"\nannounce = \"127.0.0.1:{redis}\"\n\
-         [control]\nsocket = \"{here}/m.sock\"\n"
-    );
-    std::fs::write(dir.join("mainstay.toml"), text).expect("config");
-}
+use crate::support::{BOUND, free_port, start, write_config};
 
 /// Everything said until `enough` holds.
 fn hear(socket: &UnixDatagram, said: &mut Vec<String>, enough: impl Fn(&[String]) -> bool) {

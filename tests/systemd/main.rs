@@ -1,0 +1,7 @@
+//! The agent under systemd: what it tells the service manager, and what it writes to the journal.
+
+#![allow(unreachable_pub)]
+
+mod journal;
+mod notify;
+mod support;
