@@ -101,7 +101,7 @@ fn write_all(receiver: &Receiver<Record>, lost: &AtomicU64) {
         }
     };
     match journal {
-        Some(layer) => tracing::subscriber::with_default(Registry::default().with(layer), write),
+        Some(layer) => tracing::subscriber::with_default(Registry::default().with(layer.with_filter(own())), write),
         None => {
             let ansi = std::io::stderr().is_terminal();
             // The sentence says it all: the fields beside it are the journal's.
@@ -114,9 +114,15 @@ fn write_all(receiver: &Receiver<Record>, lost: &AtomicU64) {
                 .with_ansi(ansi)
                 .with_target(false)
                 .fmt_fields(sentence);
-            tracing::subscriber::with_default(Registry::default().with(text), write);
+            tracing::subscriber::with_default(Registry::default().with(text.with_filter(own())), write);
         }
     }
+}
+
+/// What the writer's thread itself says. Without this filter its subscriber would count as interested in everything, and
+/// each of openraft's many disabled events would be asked about at run time.
+fn own() -> Targets {
+    Targets::new().with_target(module_path!(), LevelFilter::TRACE)
 }
 
 /// Whether stderr is the stream that systemd connected to the journal: the variable alone may be inherited by a process

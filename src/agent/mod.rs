@@ -36,7 +36,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
 pub use logging::init as init_logging;
 
@@ -50,6 +50,11 @@ const GOSSIP_ITEMS: u8 = 1;
 const TURNED_AWAY: Duration = Duration::from_secs(5);
 /// How often a record that could not be written is tried again, at most.
 const SAVE_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Without any event the loop looks again after this part of a lease, and at least and at most this long.
+const IDLE_PART: u32 = 10;
+const IDLE_LEAST: Duration = Duration::from_millis(10);
+const IDLE_MOST: Duration = Duration::from_millis(100);
 
 /// What the operator's socket hands over.
 type Asked = (Request, oneshot::Sender<Response>);
@@ -289,6 +294,7 @@ impl Agent {
         });
         let (queue, mut leadership) = (self.queue.clone(), self.raft.leadership());
         tokio::spawn(async move {
+            let mut told = None;
             loop {
                 let now = leadership.borrow_and_update().clone();
                 let known = crate::view::Leadership {
@@ -297,7 +303,13 @@ impl Agent {
                     leading: now.leading,
                     voters: now.voters,
                 };
-                if queue.send(What::Leadership(known)).await.is_err() || leadership.changed().await.is_err() {
+                if told.as_ref() != Some(&known) {
+                    told = Some(known.clone());
+                    if queue.send(What::Leadership(known)).await.is_err() {
+                        return;
+                    }
+                }
+                if leadership.changed().await.is_err() {
                     return;
                 }
             }
@@ -305,24 +317,17 @@ impl Agent {
     }
 
     async fn run(&mut self, mut asked: mpsc::Receiver<Asked>, mut signals: Signals) -> anyhow::Result<()> {
-        let step = (self.policy.lease / 20).clamp(Duration::from_millis(10), Duration::from_millis(50));
-        let mut tick = interval(step);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let idle = Instant::now();
         let mut formation = self.raft.formation();
         for (node, up) in self.raft.links() {
             self.at_once.push_back(What::Link { node, up });
         }
         loop {
-            let lapse = self.next_lapse();
+            let due = self.next_wake();
             let what = match self.at_once.pop_front() {
                 Some(what) => what,
                 None => tokio::select! {
                     Some(what) = self.incoming.recv() => what,
-                    due = tick.tick() => self.on_tick(due),
-                    () = tokio::time::sleep_until(lapse.unwrap_or(idle)), if lapse.is_some() => {
-                        What::Tick { unix_ms: clock::unix_ms() }
-                    }
+                    () = tokio::time::sleep_until(due) => What::Tick { unix_ms: clock::unix_ms() },
                     () = signals.stop() => {
                         tracing::info!("asked to stop");
                         self.notifier.stopping();
@@ -341,8 +346,13 @@ impl Agent {
                     }
                 },
             };
+            // S8: the watchdog is petted only if the round came in time.
+            let in_time = due.elapsed() < self.policy.lease / 2;
             if self.round(what) {
                 break;
+            }
+            if in_time {
+                self.notifier.pet_if_due();
             }
             if let Some(why) = self.must_end() {
                 anyhow::bail!("{why}");
@@ -352,10 +362,14 @@ impl Agent {
         Ok(())
     }
 
-    /// S1: the loop wakes at the end of a lease, not at the next tick.
-    fn next_lapse(&self) -> Option<Instant> {
-        let ends = self.view.mine.iter().filter_map(|name| self.view.lease_end(name));
-        ends.filter(|end| *end > self.view.now).min().map(clock::instant)
+    /// S1: the loop wakes at the end of a lease; when its regular message is due; and after a while in any case, for what
+    /// depends on time alone.
+    fn next_wake(&self) -> Instant {
+        let view = &self.view;
+        let ends = view.mine.iter().filter_map(|name| view.lease_end(name)).filter(|end| *end > view.now);
+        let message = crate::decide::next_message(view).filter(|at| *at > view.now);
+        let idle = view.now + (self.policy.lease / IDLE_PART).clamp(IDLE_LEAST, IDLE_MOST);
+        clock::instant(ends.chain(message).chain([idle]).min().unwrap_or(idle))
     }
 
     /// Restarted, it tries its disk, or the cluster, anew; a lease that is being renewed needs no Raft and is not thrown
@@ -364,14 +378,6 @@ impl Agent {
         let (from, why) = self.ending.as_ref()?;
         let serves = self.view.mine.iter().any(|name| self.view.lease_live(name));
         (Instant::now() >= *from && !serves).then(|| why.clone())
-    }
-
-    /// S8: the watchdog is petted only if the round came in time.
-    fn on_tick(&mut self, due: Instant) -> What {
-        if due.elapsed() < self.policy.lease / 2 {
-            self.notifier.pet_if_due();
-        }
-        What::Tick { unix_ms: clock::unix_ms() }
     }
 
     /// One round; true when the agent is done.
@@ -388,9 +394,8 @@ impl Agent {
             done |= action == Action::Exit;
             self.act(action);
         }
-        self.narrator.tell(&self.view, &self.decision);
-        if let Some(status) = self.narrator.status_line(&self.view) {
-            self.notifier.status(&status);
+        if self.narrator.tell(&self.view, &self.decision) {
+            self.notifier.status(&self.narrator.status_line(&self.view));
         }
         self.desk.settle(&self.view);
         done

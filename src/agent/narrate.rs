@@ -19,10 +19,13 @@ pub(super) struct Narrator {
     sealing: BTreeMap<GroupName, Epoch>,
     vips: BTreeMap<GroupName, String>,
     leader: Option<(u64, Option<crate::cluster::NodeId>)>,
+    glance: Vec<(Epoch, bool, bool)>,
 }
 
 impl Narrator {
-    pub(super) fn tell(&mut self, view: &View, decision: &Decision) {
+    /// True if the status line may have changed.
+    pub(super) fn tell(&mut self, view: &View, decision: &Decision) -> bool {
+        let mut changed = false;
         for (group, reason) in &decision.reasons {
             if self.reasons.get(group) != Some(reason) {
                 match reason {
@@ -33,6 +36,7 @@ impl Narrator {
                     _ => tracing::info!(group = %group, "{reason}"),
                 }
                 self.reasons.insert(group.clone(), reason.clone());
+                changed = true;
             }
         }
         for (group, reason) in &decision.waits {
@@ -40,7 +44,9 @@ impl Narrator {
                 tracing::info!(group = %group, "{reason}");
             }
         }
-        self.waits.clone_from(&decision.waits);
+        if self.waits != decision.waits {
+            self.waits.clone_from(&decision.waits);
+        }
         self.tell_changes(view);
         self.tell_vips(view);
         let leader = (view.leadership.term, view.leadership.leader);
@@ -49,7 +55,24 @@ impl Narrator {
                 tracing::info!("Raft leader of term {} is {}", view.leadership.term, view.name_of(id));
             }
             self.leader = Some(leader);
+            changed = true;
         }
+        changed | self.look(view)
+    }
+
+    /// Whether a group of this host looks different: its epoch, whether it is served, whether the VIP is here.
+    fn look(&mut self, view: &View) -> bool {
+        let mine = view.seats.iter().filter(|(name, _)| view.mine.contains(name));
+        let glance: Vec<_> = mine
+            .map(|(name, seat)| {
+                let epoch = view.group(name).map_or(Epoch(0), |group| group.epoch);
+                let serves = matches!(seat.instance.posture, Posture::Serving(_)) && view.lease_live(name);
+                (epoch, serves, seat.vip.held)
+            })
+            .collect();
+        let changed = glance != self.glance;
+        self.glance = glance;
+        changed
     }
 
     /// What is wrong with the VIP of a group that this host serves.
@@ -74,10 +97,10 @@ impl Narrator {
                 let cause = cause.trim_start_matches("fencing: ").to_owned();
                 tracing::warn!(group = %name, epoch = %next, message_id = GROUP_SEALED, "the primary's place is vacant: {cause}");
             }
-            let known = self.epochs.insert(name.clone(), group.epoch);
-            if known == Some(group.epoch) || group.epoch == Epoch(0) {
+            if group.epoch == Epoch(0) || self.epochs.get(name) == Some(&group.epoch) {
                 continue;
             }
+            self.epochs.insert(name.clone(), group.epoch);
             if let Some(change) = group.history.back() {
                 let to = view.name_of(change.to);
                 let from = change.from.map_or_else(|| "nobody".to_owned(), |from| view.name_of(from));
@@ -88,7 +111,7 @@ impl Narrator {
     }
 
     /// Role, epoch, group, VIP: for `systemctl status`.
-    pub(super) fn status_line(&self, view: &View) -> Option<String> {
+    pub(super) fn status_line(&self, view: &View) -> String {
         let mut parts = Vec::new();
         for (name, seat) in view.seats.iter().filter(|(name, _)| view.mine.contains(name)) {
             let epoch = view.group(name).map_or(Epoch(0), |group| group.epoch);
@@ -106,7 +129,7 @@ impl Narrator {
             Some(leader) => format!("leader {}", view.name_of(leader)),
             None => "no leader".to_owned(),
         };
-        Some(format!("{}; {leader}", parts.join("; ")))
+        format!("{}; {leader}", parts.join("; "))
     }
 }
 

@@ -19,8 +19,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// How often the instance is looked at, and while it attaches.
-const PACE: Duration = Duration::from_millis(150);
+/// How often the instance is looked at: a part of the lease, at least and at most; and while it attaches.
+const PACE_PART: u32 = 4;
+const PACE_LEAST: Duration = Duration::from_millis(50);
+const PACE_MOST: Duration = Duration::from_millis(250);
 const PACE_ATTACHING: Duration = Duration::from_millis(20);
 /// How long after the link is up it is still looked at as often as while it attaches.
 const PROOF: Duration = Duration::from_millis(500);
@@ -80,7 +82,8 @@ impl Station {
             }
         };
         let (sights, seen) = mpsc::channel(16);
-        let watcher = Arc::new(Watcher::spawn(endpoint.clone(), Timing { pace: PACE, ..Timing::default() }, sights));
+        let watcher =
+            Arc::new(Watcher::spawn(endpoint.clone(), Timing { pace: pace(lease), ..Timing::default() }, sights));
         pumps.push(tokio::spawn(pump_instance(group.clone(), seen, events.clone())));
         let announce = Announce { ip: config.announce.host.bare(), port: config.announce.port };
         let settings = Settings { announce: Some(announce) };
@@ -115,7 +118,8 @@ impl Station {
         let hands = Arc::clone(&self.hands);
         let process = self.watcher.process();
         let attaching = matches!(action, Action::Follow { .. });
-        self.watcher.set_pace(if attaching { PACE_ATTACHING } else { PACE });
+        let pace = pace(hands.lease);
+        self.watcher.set_pace(if attaching { PACE_ATTACHING } else { pace });
         let (task, epoch, work): (Task, Epoch, tasks::Work) = match action {
             Action::Seal { epoch, .. } => (Task::Seal, epoch, Box::pin(tasks::seal(hands))),
             Action::Fence { epoch, why, .. } => {
@@ -149,7 +153,7 @@ impl Station {
                 then.await;
                 // A little longer: what it holds is proved a moment after the link is up.
                 tokio::time::sleep(PROOF).await;
-                watcher.set_pace(PACE);
+                watcher.set_pace(pace);
             }
         }));
     }
@@ -215,6 +219,10 @@ impl Station {
 
 fn lock(holding: &Mutex<Holding>) -> std::sync::MutexGuard<'_, Holding> {
     holding.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn pace(lease: Duration) -> Duration {
+    (lease / PACE_PART).clamp(PACE_LEAST, PACE_MOST)
 }
 
 /// The VIP's `valid_lft` (S8).

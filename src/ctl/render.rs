@@ -70,7 +70,7 @@ pub fn group_lines(groups: &[GroupDone]) -> String {
 fn switched_text(switched: &Switched) -> String {
     let Switched { group, from, to, epoch, .. } = switched;
     let felt = match switched.unserved_ms {
-        Some(ms) => format!("clients were unserved for {ms} ms"),
+        Some(ms) => format!("clients were unserved for at most {ms} ms"),
         None => "how long clients were unserved could not be measured".to_owned(),
     };
     let what = match from == to {

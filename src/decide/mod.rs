@@ -273,6 +273,11 @@ pub fn step(view: &mut View, policy: &Policy, event: Event) -> Decision {
     decision
 }
 
+/// When the next regular message to the peers is due; None before the lease is known.
+pub fn next_message(view: &View) -> Option<crate::view::Moment> {
+    talk::next_message(view)
+}
+
 /// This node's part of a group in words, for status.
 pub fn health(view: &View, decision: &Decision, name: &GroupName) -> Option<crate::view::Health> {
     talk::health_of(view, decision, name)

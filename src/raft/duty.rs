@@ -28,7 +28,7 @@ pub(super) async fn run(inner: Arc<Inner>, raft: Raft) {
     let mut trouble = None;
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
+            _ = tick.tick(), if led => {}
             changed = leadership.changed() => if changed.is_err() { return },
         }
         let leads = leadership.borrow_and_update().leading;

@@ -20,8 +20,9 @@ pub(super) async fn run(inner: Arc<Inner>, raft: Raft) {
             inner.formation.send_replace(Formation::Failed { why: fatal.to_string() });
         }
         let leadership = read(&inner, &now);
+        let leads = leadership.leading;
         inner.leadership.send_if_modified(|last| {
-            let changed = *last != leadership;
+            let changed = news(last, &leadership);
             *last = leadership;
             changed
         });
@@ -33,9 +34,16 @@ pub(super) async fn run(inner: Arc<Inner>, raft: Raft) {
         tokio::select! {
             changed = metrics.changed() => if changed.is_err() { return },
             changed = applied.changed() => if changed.is_err() { return },
-            _ = tick.tick() => {}
+            // A quorum's word ages; only a leader has one.
+            _ = tick.tick(), if leads => {}
         }
     }
+}
+
+/// Whether anybody need be woken: not by every heartbeat that moves the time of the quorum's word or a follower's lag.
+fn news(last: &Leadership, now: &Leadership) -> bool {
+    let said = |of: &Leadership| (of.term, of.leader, of.leading, of.last_applied);
+    said(last) != said(now) || last.voters != now.voters || last.learners != now.learners
 }
 
 fn addresses(inner: &Inner) -> Vec<String> {

@@ -232,7 +232,7 @@ impl RaftNode {
         locked(&self.inner.listener).as_ref().map(Listener::local_addr)
     }
 
-    /// Who leads.
+    /// Who leads. Wakes its readers when that changes, not when merely `quorum_acked_at` or `lag` move.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.subscribe()
     }

@@ -77,7 +77,7 @@ fn outcomes_say_what_clients_felt() {
         note: String::new(),
     };
     let said = |switched: &Switched| render::done(&Done::Switched(switched.clone()));
-    assert_eq!(said(&switched), "mymaster: n1 -> n2 at epoch 4; clients were unserved for 84 ms\n");
+    assert_eq!(said(&switched), "mymaster: n1 -> n2 at epoch 4; clients were unserved for at most 84 ms\n");
     switched.unserved_ms = None;
     assert!(said(&switched).contains("could not be measured"));
     switched.to = "n1".to_owned();
