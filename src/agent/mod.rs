@@ -9,6 +9,7 @@
 mod clock;
 mod desk;
 pub mod emergency;
+mod ending;
 mod logging;
 mod narrate;
 mod notify;
@@ -28,6 +29,7 @@ use crate::view::{Event, Item, Stamp, View, What};
 use crate::wire;
 use anyhow::Context as _;
 use desk::Desk;
+use ending::Ending;
 use narrate::Narrator;
 use notify::Notifier;
 use stamp::Stamps;
@@ -46,8 +48,6 @@ const QUEUE: usize = 1024;
 const DESK_QUEUE: usize = 32;
 /// Items of one message between agents, as the gossip lane's kind.
 const GOSSIP_ITEMS: u8 = 1;
-/// How long members may turn this node away before the agent ends: one of them may be new itself.
-const TURNED_AWAY: Duration = Duration::from_secs(5);
 /// How often a record that could not be written is tried again, at most.
 const SAVE_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -201,19 +201,7 @@ pub(super) struct Agent {
     notifier: Notifier,
     desk: Desk,
     host: HostFacts,
-    ending: Option<(Instant, String)>,
-}
-
-/// What ends the agent, and from when on: a Raft that has stopped at once, members that turn this node away when they
-/// still do after a while.
-fn ending(formation: Formation) -> Option<(Instant, String)> {
-    let (from, why) = match formation {
-        Formation::Failed { why } => (Instant::now(), format!("Raft has stopped: {why}")),
-        Formation::Refused { why } => (Instant::now() + TURNED_AWAY, why),
-        Formation::Waiting { .. } | Formation::Member { .. } => return None,
-    };
-    tracing::error!("{why}; the agent ends when that lasts and it serves nothing");
-    Some((from, why))
+    ending: Option<Ending>,
 }
 
 impl Agent {
@@ -341,7 +329,7 @@ impl Agent {
                     }
                     changed = formation.changed() => {
                         changed.context("the Raft shell ended")?;
-                        self.ending = ending(formation.borrow_and_update().clone());
+                        self.note_standing(formation.borrow_and_update().clone());
                         continue;
                     }
                 },
@@ -354,8 +342,8 @@ impl Agent {
             if in_time {
                 self.notifier.pet_if_due();
             }
-            if let Some(why) = self.must_end() {
-                anyhow::bail!("{why}");
+            if let Some(ending) = self.ending.as_ref().filter(|ending| ending.is_due(&self.view, Instant::now())) {
+                anyhow::bail!("{}", ending.why());
             }
         }
         self.hand_leadership_over().await;
@@ -372,12 +360,11 @@ impl Agent {
         clock::instant(ends.chain(message).chain([idle]).min().unwrap_or(idle))
     }
 
-    /// Restarted, it tries its disk, or the cluster, anew; a lease that is being renewed needs no Raft and is not thrown
-    /// away.
-    fn must_end(&self) -> Option<String> {
-        let (from, why) = self.ending.as_ref()?;
-        let serves = self.view.mine.iter().any(|name| self.view.lease_live(name));
-        (Instant::now() >= *from && !serves).then(|| why.clone())
+    fn note_standing(&mut self, formation: Formation) {
+        self.ending = Ending::of(formation, Instant::now());
+        if let Some(ending) = &self.ending {
+            tracing::error!("{}; the agent ends when that lasts and it serves nothing", ending.why());
+        }
     }
 
     /// One round; true when the agent is done.

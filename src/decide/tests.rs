@@ -10,7 +10,9 @@ use crate::view::{
 use std::sync::Arc;
 
 mod choose;
+mod passed_over;
 mod poll;
+mod tries;
 use poll::leader;
 
 const LEASE: Duration = Duration::from_millis(800);
@@ -309,7 +311,7 @@ fn s7_a_busy_script_is_stopped_once() {
     let kills = |actions: &[Action]| actions.iter().filter(|a| matches!(a, Action::ScriptKill { .. })).count();
     assert_eq!(kills(&agent.saw(1100, Sight::Busy)), 1);
     assert_eq!(kills(&agent.saw(1110, Sight::Busy)), 0);
-    agent.done(1120, Task::ScriptKill, 1, good(info(1, None)));
+    agent.done(1120, Task::ScriptKill, 0, good(info(1, None)));
     agent.saw(1130, Sight::Busy);
     assert_eq!(kills(&agent.tick(1140)), 0);
 }

@@ -7,6 +7,7 @@ use crate::cluster::{
 };
 
 mod lineage;
+mod membership;
 
 const LEASE: Duration = Duration::from_millis(800);
 

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A follower attached to epoch 1's primary, with or without lineage.
-fn follower(with: bool) -> View {
+pub(super) fn follower(with: bool) -> View {
     let lineage = with.then(|| Lineage { run_id: "run2".into(), epoch: Epoch(1) });
     let attached = Some(Attached { run_id: "run2".into(), epoch: Epoch(1), replid: "id1".into(), from: "id0".into() });
     let group = LocalGroup { lineage, attached, ..LocalGroup::default() };

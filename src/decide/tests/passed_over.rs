@@ -1,0 +1,71 @@
+//! Tables over who is passed over, and who is taken all the same (S4, S14).
+
+use super::choose::{choice, chosen, report};
+use super::*;
+use crate::view::Health;
+
+fn health(node: u64, posture: &str) -> (NodeId, Health) {
+    let said = Health {
+        group: name(),
+        epoch: Epoch(1),
+        posture: posture.to_owned(),
+        offset: None,
+        lineage: None,
+        reason: String::new(),
+        vip: false,
+    };
+    (NodeId(node), said)
+}
+
+#[test]
+fn s14_a_living_agent_with_a_dead_instance_is_not_waited_for() {
+    let state = changed(3, &[seal(Why::PrimarySilent)]);
+    // Node 3's agent answers; what it says of its instance; whether the start waits for it after 30 s.
+    for (posture, found) in [("down", Some((2, Guarantee::ColdStart))), ("sealed", None), ("following", None)] {
+        let adjust = |agent: &mut Agent| {
+            agent.at(1001, What::Link { node: NodeId(3), up: true });
+            agent.seat().health.extend([health(3, posture)]);
+        };
+        let all = [(1, None, 50), (2, None, 70)];
+        assert_eq!(chosen(choice(&state, &all, 30_000, adjust)), found, "{posture}");
+        assert_eq!(chosen(choice(&state, &all, 29_000, adjust)), None, "{posture}: it may come back till then");
+    }
+}
+
+#[test]
+fn s4_priority_0_is_not_promoted_because_another_failed_to_serve() {
+    let barred = |node| GroupCommand::SetPriority { node: NodeId(node), priority: 0 };
+    let all = [(1, Some(1), 90), (2, Some(1), 50), (3, Some(1), 50)];
+    for why in [Why::NeverServed, Why::InstanceFailed] {
+        let one = changed(3, &[barred(2), seal(why)]);
+        assert_eq!(chosen(choice(&one, &all, 0, |_| {})), Some((3, Guarantee::Kept)), "{why:?}: the other one");
+        let both = changed(3, &[barred(2), barred(3), seal(why)]);
+        assert_eq!(chosen(choice(&both, &all, 0, |_| {})), Some((1, Guarantee::Kept)), "{why:?}: itself again");
+    }
+}
+
+#[test]
+fn s14_half_replaced_data_is_not_promoted_while_whole_data_is_there() {
+    // §6 trace 22: a full resynchronisation was cut off in node 3, which seems to be the furthest.
+    let state = changed(3, &[seal(Why::PrimarySilent)]);
+    let voided = |agent: &mut Agent| agent.seat().reports.get_mut(&NodeId(3)).unwrap().voided = true;
+    let all = [(1, None, 50), (2, None, 70), (3, None, 90)];
+    let kept = Some((2, Guarantee::ColdStart));
+    assert_eq!(chosen(choice(&state, &all, 0, voided)), kept, "all have reported");
+    // While anybody is missing, it is not chosen even if it alone holds anything.
+    let empty = |agent: &mut Agent| {
+        voided(agent);
+        agent.seat().reports.get_mut(&NodeId(2)).unwrap().keys = 0;
+    };
+    let two = [(2, None, 70), (3, None, 90)];
+    assert_eq!(chosen(choice(&state, &two, 60_000, empty)), None);
+    assert_eq!(chosen(choice(&state, &two, 60_000, voided)), kept, "the whole one of two");
+    // Nobody has anything better, and all have spoken.
+    let alone = |agent: &mut Agent| {
+        voided(agent);
+        for node in [1, 2] {
+            agent.seat().reports.insert(NodeId(node), Report { keys: 0, ..report(node, None, 0) });
+        }
+    };
+    assert_eq!(chosen(choice(&state, &all, 0, alone)), Some((3, Guarantee::ColdStart)));
+}
