@@ -263,7 +263,7 @@ impl Agent {
         let (_, serving) =
             self.view.served(&name).ok_or_else(|| not_now(format!("the primary of {name} is not heard")))?;
         let fit = |node: &NodeId| {
-            group.followers.get(node).is_some_and(|follower| !follower.leaving)
+            group.followers.get(node).is_some_and(|follower| follower.leaving.is_none())
                 && group.members.get(node).is_some_and(|member| member.priority > 0)
                 && serving.followers.get(node).is_some_and(|(online, _)| *online)
         };

@@ -4,8 +4,8 @@
 
 use super::command::{Command, Expect, GroupCommand, GroupIntro, GuardianChange, PhaseKind};
 use super::state::{
-    Change, Follower, FormerQuorum, Group, HISTORY_LIMIT, Incumbent, Member, Node, Phase, START_LIMIT, Start, State,
-    Why, majority,
+    Change, Departed, Follower, FormerQuorum, Group, HISTORY_LIMIT, Incumbent, Member, Node, Phase, START_LIMIT, Start,
+    State, Why, majority,
 };
 use super::words::{GroupName, NodeId, RunId, Version};
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,9 @@ pub enum Rejection {
     /// The node may not be promoted by this command.
     #[error("node {0} may not be promoted")]
     NotPromotable(NodeId),
+    /// One follower leaves after the other: each must see all the others hold what it acknowledged.
+    #[error("node {0} is leaving the followers; one after the other")]
+    AnotherLeaves(NodeId),
     /// The command asks for what holds already.
     #[error("nothing to change")]
     Nothing,
@@ -91,6 +94,7 @@ impl State {
         self.nodes.remove(&id);
         for group in self.groups.values_mut() {
             if group.members.remove(&id).is_some() {
+                group.forget(id);
                 group.fit_quorum();
                 group.version = group.version.next();
             }
@@ -188,14 +192,25 @@ impl Group {
         self.fit_quorum();
     }
 
+    /// A member is gone by an operator's word: that it is detached must be seen after this commit, not before.
+    fn forget(&mut self, node: NodeId) {
+        if let Some(departed) = self.departed.get_mut(&node) {
+            departed.since = self.version.next();
+        }
+    }
+
     /// W is a majority of the data members. When it rises, R keeps the old one until that is settled (S5).
     fn fit_quorum(&mut self) {
         let fitting = u32::try_from(majority(self.members.len())).unwrap_or(u32::MAX);
         if fitting > self.quorum && self.primary.is_some() {
+            // Of several rises the first W counts, until all have passed what was written before the last.
             let old = self.former_quorum.as_ref().map_or(self.quorum, |former| former.quorum);
             self.former_quorum = Some(FormerQuorum { quorum: old, since: self.version });
         }
         self.quorum = fitting;
+        if self.former_quorum.as_ref().is_some_and(|former| former.quorum >= fitting) {
+            self.former_quorum = None;
+        }
     }
 
     fn apply(&mut self, expect: Expect, change: &GroupCommand) -> Outcome {
@@ -208,20 +223,17 @@ impl Group {
             GroupCommand::Switch { to, why } => self.switch(*to, *why),
             GroupCommand::SwitchOff => self.switch_off(),
             GroupCommand::Follow { node, run_id } => self.follow(*node, run_id),
-            GroupCommand::Leaving { node } => {
-                let follower = self.followers.get_mut(node).ok_or(Rejection::NoSuchNode(*node))?;
-                if std::mem::replace(&mut follower.leaving, true) { Err(Rejection::Nothing) } else { Ok(()) }
+            GroupCommand::Leaving { node, since } => self.leaving(*node, *since),
+            GroupCommand::Left { node, since } => {
+                self.follower(*node, *since)?.leaving.ok_or(Rejection::Nothing)?;
+                self.followers.remove(node);
+                Ok(())
             }
-            GroupCommand::Left { node } => match self.followers.get(node) {
-                Some(follower) if follower.leaving => {
-                    self.followers.remove(node);
-                    Ok(())
-                }
-                _ => Err(Rejection::NoSuchNode(*node)),
-            },
-            GroupCommand::Drop { node } => {
-                self.followers.remove(node).ok_or(Rejection::NoSuchNode(*node))?;
-                self.departed.insert(*node, self.version.next());
+            GroupCommand::Drop { node, since } => {
+                self.follower(*node, *since)?;
+                self.followers.remove(node);
+                let announce = self.members.get(node).map(|member| member.announce.clone()).unwrap_or_default();
+                self.departed.insert(*node, Departed { since: self.version.next(), announce });
                 Ok(())
             }
             GroupCommand::QuorumSettled { since } => match &self.former_quorum {
@@ -232,7 +244,7 @@ impl Group {
                 _ => Err(Rejection::Nothing),
             },
             GroupCommand::Settled { node, since } => match self.departed.get(node) {
-                Some(known) if known == since => {
+                Some(known) if known.since == *since => {
                     self.departed.remove(node);
                     Ok(())
                 }
@@ -250,6 +262,7 @@ impl Group {
                     return Err(Rejection::StillNeeded(*node));
                 }
                 self.members.remove(node).ok_or(Rejection::NoSuchNode(*node))?;
+                self.forget(*node);
                 self.fit_quorum();
                 Ok(())
             }
@@ -279,6 +292,29 @@ impl Group {
             }
             _ => Err(Rejection::Nothing),
         }
+    }
+
+    /// The very admission that the proposer saw: a delayed leave must not hit a newer one (S5).
+    fn follower(&mut self, node: NodeId, since: Version) -> Result<&mut Follower, Rejection> {
+        match self.followers.get_mut(&node) {
+            Some(follower) if follower.since == since => Ok(follower),
+            Some(_) => Err(Rejection::Nothing),
+            None => Err(Rejection::NoSuchNode(node)),
+        }
+    }
+
+    fn leaving(&mut self, node: NodeId, since: Version) -> Outcome {
+        let other = self.followers.iter().find(|(other, follower)| **other != node && follower.leaving.is_some());
+        if let Some((other, _)) = other {
+            return Err(Rejection::AnotherLeaves(*other));
+        }
+        let now = self.version.next();
+        let follower = self.follower(node, since)?;
+        if follower.leaving.is_some() {
+            return Err(Rejection::Nothing);
+        }
+        follower.leaving = Some(now);
+        Ok(())
     }
 
     /// What a proposer that saw this state expects.
@@ -320,7 +356,7 @@ impl Group {
             && old.node != *successor
             && self.members.contains_key(&old.node)
         {
-            let follower = Follower { since: self.version.next(), run_id: old.run_id.clone(), leaving: false };
+            let follower = Follower { since: self.version.next(), run_id: old.run_id.clone(), leaving: None };
             self.followers.insert(old.node, follower);
         }
         self.followers.remove(successor);
@@ -350,7 +386,7 @@ impl Group {
         if !matches!(self.phase, Phase::Stable) {
             return Err(Rejection::Outdated { epoch: self.epoch });
         }
-        let fit = self.followers.get(&to).is_some_and(|follower| !follower.leaving)
+        let fit = self.followers.get(&to).is_some_and(|follower| follower.leaving.is_none())
             && self.members.get(&to).is_some_and(|member| member.priority > 0);
         if !fit {
             return Err(Rejection::NotPromotable(to));
@@ -373,8 +409,10 @@ impl Group {
         }
         let member = self.members.get_mut(&node).ok_or(Rejection::NoSuchNode(node))?;
         member.adopted = true;
-        let entry = Follower { since: self.version.next(), run_id: run_id.clone(), leaving: false };
+        let entry = Follower { since: self.version.next(), run_id: run_id.clone(), leaving: None };
         self.followers.insert(node, entry);
+        // In F again it counts there, and proves its data anew at an offset of after this commit.
+        self.departed.remove(&node);
         Ok(())
     }
 }

@@ -139,27 +139,37 @@ pub enum GroupCommand {
         /// The process that will follow.
         run_id: RunId,
     },
-    /// First commit of leaving F: from now on it may not follow.
+    /// First commit of leaving F: from now on it may not follow. One at a time, for the second commit waits until
+    /// every other follower has what this one acknowledged.
     Leaving {
         /// Who.
         node: NodeId,
+        /// Since when it is in F: it may have been let in once more since this was proposed.
+        since: Version,
     },
-    /// Second commit of leaving F.
+    /// Second commit of leaving F: it was sealed after the first, and all others have passed the primary's offset of
+    /// after that.
     Left {
         /// Who.
         node: NodeId,
+        /// Since when it is in F.
+        since: Version,
     },
-    /// `available` only: a follower that was not online for a lease leaves F at once.
+    /// A follower leaves F at once, without proof: one that was not online for a lease (`available` only), or by an
+    /// operator's word.
     Drop {
         /// Who.
         node: NodeId,
+        /// Since when it is in F.
+        since: Version,
     },
     /// Every follower holds what was written before members were added: R counts with the new W.
     QuorumSettled {
         /// The version at which W rose.
         since: Version,
     },
-    /// The departed whose seal and whose successors' offsets have been seen no longer count in the event's sentence.
+    /// A node that left without the two commits was sealed, and all of F has passed the primary's offset of after that:
+    /// it counts no longer.
     Settled {
         /// Who.
         node: NodeId,

@@ -102,8 +102,9 @@ pub struct Group {
     pub former_quorum: Option<FormerQuorum>,
     /// F: who may be promoted besides the primary, because it may hold acknowledged writes (S5).
     pub followers: BTreeMap<NodeId, Follower>,
-    /// Left F without the two commits: still counted for the sentence in a change's event (S5), since that version.
-    pub departed: BTreeMap<NodeId, Version>,
+    /// Left F without the two commits: still counted for the sentence in a change's event, and under `quorum` for the
+    /// promotion itself, until nothing can be missing without them (S5).
+    pub departed: BTreeMap<NodeId, Departed>,
     /// What a promotion may risk.
     pub durability: Durability,
     /// While set, nothing is promoted without an operator's word.
@@ -137,10 +138,22 @@ impl Group {
         }
     }
 
-    /// R: how many sealed reports with lineage prove that every acknowledged write is among them (S5).
+    /// R: how many sealed reports with lineage prove that every acknowledged write is among them (S5). Whoever left F
+    /// without the two commits counts too, where a promotion is never made without the proof.
     pub fn reports_needed(&self) -> usize {
+        let unproved = if self.durability == Durability::Quorum { self.unproved_departures() } else { 0 };
         let quorum = self.former_quorum.as_ref().map_or(self.quorum, |former| former.quorum.min(self.quorum));
-        (self.followers.len() + 2).saturating_sub(quorum as usize).max(1)
+        (self.followers.len() + unproved + 2).saturating_sub(quorum as usize).max(1)
+    }
+
+    /// The same for the sentence in a change's event, which counts those departures under either durability.
+    pub fn reports_to_say_kept(&self) -> usize {
+        let quorum = self.former_quorum.as_ref().map_or(self.quorum, |former| former.quorum.min(self.quorum));
+        (self.followers.len() + self.unproved_departures() + 2).saturating_sub(quorum as usize).max(1)
+    }
+
+    fn unproved_departures(&self) -> usize {
+        self.departed.keys().filter(|node| !self.followers.contains_key(node)).count()
     }
 
     /// Whether `node` may be promoted by itself: the primary of the epoch, or in F and not leaving (S5).
@@ -204,8 +217,17 @@ pub struct Follower {
     pub since: Version,
     /// The process that was let in; another one must be let in again.
     pub run_id: RunId,
-    /// First of the two commits of leaving: it may not follow any more (S5).
-    pub leaving: bool,
+    /// The first of the two commits of leaving, by the group's version: it may not follow any more (S5).
+    pub leaving: Option<Version>,
+}
+
+/// Left F without the two commits (S5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Departed {
+    /// The group's version at the commit that took it out.
+    pub since: Version,
+    /// Its instance's `host:port`, which must not be attached any more.
+    pub announce: String,
 }
 
 /// The W before members were added.

@@ -4,6 +4,8 @@ use super::*;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+mod leaving;
+
 const LEASE: Duration = Duration::from_millis(800);
 
 fn name() -> GroupName {
@@ -184,52 +186,12 @@ fn s4_priority_zero_is_never_promoted() {
 }
 
 #[test]
-fn s5_followers_join_and_leave_by_commit() {
-    let state = cluster(3);
-    refused(&state, follow(2), &Rejection::Outdated { epoch: Epoch(0) });
-    let state = accepted(&state, promotion(1));
-    refused(&state, follow(1), &Rejection::Outdated { epoch: Epoch(1) });
-    refused(&state, follow(9), &Rejection::NoSuchNode(NodeId(9)));
-    let inside = accepted(&state, follow(2));
-    assert_eq!(group(&inside).followers[&NodeId(2)].since, group(&inside).version);
-    refused(&inside, GroupCommand::Left { node: NodeId(2) }, &Rejection::NoSuchNode(NodeId(2)));
-    refused(&inside, GroupCommand::Leaving { node: NodeId(3) }, &Rejection::NoSuchNode(NodeId(3)));
-    let leaving = accepted(&inside, GroupCommand::Leaving { node: NodeId(2) });
-    assert!(group(&leaving).is_candidate(NodeId(2)), "R counts it until it left");
-    refused(&leaving, GroupCommand::Leaving { node: NodeId(2) }, &Rejection::Nothing);
-    let left = accepted(&leaving, GroupCommand::Left { node: NodeId(2) });
-    assert!(group(&left).followers.is_empty() && group(&left).departed.is_empty());
-    // §6 trace 19: let in again, the old leave is void.
-    let back = accepted(&leaving, follow(2));
-    refused(&back, GroupCommand::Left { node: NodeId(2) }, &Rejection::NoSuchNode(NodeId(2)));
-    let sealed = accepted(&state, GroupCommand::Seal { why: Why::PrimarySilent });
-    refused(&sealed, follow(2), &Rejection::Outdated { epoch: Epoch(1) });
-}
-
-#[test]
-fn s5_what_left_without_two_commits_counts_in_the_sentence() {
-    let dropped = accepted(&served(3), GroupCommand::Drop { node: NodeId(2) });
-    refused(&dropped, GroupCommand::Drop { node: NodeId(2) }, &Rejection::NoSuchNode(NodeId(2)));
-    let since = group(&dropped).departed[&NodeId(2)];
-    let settled = GroupCommand::Settled { node: NodeId(2), since };
-    // It came back and left once more: what was proposed for the first time does not settle the second.
-    let twice = accepted(&accepted(&dropped, follow(2)), GroupCommand::Drop { node: NodeId(2) });
-    refused(&twice, settled.clone(), &Rejection::Nothing);
-    let done = accepted(&dropped, settled.clone());
-    assert!(group(&done).departed.is_empty());
-    refused(&done, settled, &Rejection::NoSuchNode(NodeId(2)));
-    // The successor is not missing from its own promotion.
-    let sealed = accepted(&dropped, GroupCommand::Seal { why: Why::PrimarySilent });
-    assert!(group(&accepted(&sealed, promotion(2))).departed.is_empty());
-}
-
-#[test]
 fn s10_switching_and_back() {
     let state = served(3);
     refused(&state, GroupCommand::SwitchOff, &Rejection::Nothing);
     let to = |n| GroupCommand::Switch { to: NodeId(n), why: Why::Operator };
     refused(&state, to(1), &Rejection::NotPromotable(NodeId(1)));
-    let leaving = accepted(&state, GroupCommand::Leaving { node: NodeId(3) });
+    let leaving = accepted(&state, leaving::first(&state, 3));
     refused(&leaving, to(3), &Rejection::NotPromotable(NodeId(3)));
     let switching = accepted(&state, to(2));
     assert_eq!(group(&switching).phase, Phase::Switching { to: NodeId(2), why: Why::Operator });
@@ -265,7 +227,7 @@ fn a_member_that_may_hold_acknowledged_writes_stays() {
         refused(&state, GroupCommand::RemoveMember { node: NodeId(id) }, &Rejection::StillNeeded(NodeId(id)));
     }
     refused(&state, GroupCommand::RemoveMember { node: NodeId(9) }, &Rejection::NoSuchNode(NodeId(9)));
-    let dropped = accepted(&state, GroupCommand::Drop { node: NodeId(3) });
+    let dropped = accepted(&state, leaving::dropped(&state, 3));
     let gone = accepted(&dropped, GroupCommand::RemoveMember { node: NodeId(3) });
     assert_eq!(group(&gone).quorum, 2);
 }

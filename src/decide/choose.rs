@@ -88,9 +88,7 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
         (report.lineage, report.offset, to == Some(*node), priority(*node), std::cmp::Reverse(*node))
     });
     let Some((node, report)) = best else { return Choice::Wait(Reason::NobodyPromotable) };
-    // The sentence counts those that left F without the two commits as well (S5).
-    let uncounted = group.departed.keys().filter(|node| !group.followers.contains_key(node)).count();
-    let proved = pool.len() >= need + uncounted && Some((report.lineage, report.offset)) == most;
+    let proved = pool.len() >= group.reports_to_say_kept() && Some((report.lineage, report.offset)) == most;
     let guarantee = if proved { Guarantee::Kept } else { Guarantee::BestReached };
     Choice::Promote(chosen(*node, report, guarantee))
 }

@@ -96,7 +96,8 @@ fn keep_followers(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> 
     if group.durability == Durability::Available && served && fresh {
         let gone = seat.missing.iter().find(|(_, since)| view.now.since(**since) >= view.lease());
         if let Some((node, _)) = gone {
-            return Some(GroupCommand::Drop { node: *node });
+            let since = group.followers.get(node)?.since;
+            return Some(GroupCommand::Drop { node: *node, since });
         }
     }
     if !fresh {
@@ -112,16 +113,7 @@ fn keep_followers(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> 
     {
         return Some(GroupCommand::QuorumSettled { since: former.since });
     }
-    let proved = |node: &NodeId| {
-        let own = view.local.groups.get(name).and_then(|local| local.lineage.as_ref()).map(|lineage| lineage.epoch);
-        let said = seat.health.get(node).and_then(|health| health.lineage);
-        (if *node == view.me { own } else { said }) == Some(group.epoch)
-    };
-    let back = group
-        .departed
-        .iter()
-        .find(|(node, at)| group.followers.get(node).is_some_and(|follower| follower.since > **at) && proved(node));
-    back.map(|(node, since)| GroupCommand::Settled { node: *node, since: *since })
+    None
 }
 
 /// S8 on a member, when the leader is a witness of the group: seals the silent primary's instance in its place.

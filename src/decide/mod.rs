@@ -39,6 +39,8 @@ pub const SERVE_LEASES: u32 = 3;
 pub const COLD_START_WAIT: Duration = Duration::from_secs(30);
 /// How long a stopping agent tries to hand over before it fences, and how long it stays at most.
 pub const STOP_HANDOVER: Duration = Duration::from_secs(5);
+/// How long a stopping follower waits, under `quorum`, until it has left F by the two commits (S5).
+pub const STOP_LEAVE: Duration = Duration::from_secs(3);
 /// See [`STOP_HANDOVER`].
 pub const STOP_LIMIT: Duration = Duration::from_secs(8);
 

@@ -1,9 +1,12 @@
 //! What a node proposes for itself: its introduction, its admission as a follower, its leaving. Any node may; the
 //! command is compare-and-set like every other.
 
-use super::{Action, Decision, Policy, STOP_LIMIT};
-use crate::cluster::{Command, Durability, Group, GroupCommand, GroupName, GuardianChange, NodeId, Phase, Why};
+use super::{Action, Decision, Policy, STOP_LEAVE, STOP_LIMIT};
+use crate::cluster::{
+    Command, Durability, Follower, Group, GroupCommand, GroupName, GuardianChange, NodeId, Phase, Why,
+};
 use crate::view::{Condition, Posture, Seat, Topic, View};
+use std::time::Duration;
 
 pub(super) fn propose(view: &View, policy: &Policy, decision: &mut Decision) {
     introduce(view, policy, decision);
@@ -70,8 +73,21 @@ fn primary_wish(view: &View, group: &Group, seat: &Seat) -> Option<GroupCommand>
             seat.membership.handover_failed.is_none().then_some(())?;
             stop_target(view, group).map(|to| GroupCommand::Switch { to, why: Why::Shutdown })
         }
+        Phase::Stable if seat.instance.posture == Posture::Serving(group.epoch) => settle_departure(view, group, seat),
         _ => None,
     }
+}
+
+/// S5: whoever was sealed to leave, or left without proof, no longer counts once all of F holds what it may have
+/// acknowledged. Told by the primary, whose own INFO shows it.
+fn settle_departure(view: &View, group: &Group, seat: &Seat) -> Option<GroupCommand> {
+    let passed = |leaver: &NodeId| view.passed_without(group, seat, *leaver);
+    let left = group.followers.iter().find(|(node, follower)| follower.leaving.is_some() && passed(node));
+    if let Some((node, follower)) = left {
+        return Some(GroupCommand::Left { node: *node, since: follower.since });
+    }
+    let (node, departed) = group.departed.iter().find(|(node, _)| passed(node))?;
+    Some(GroupCommand::Settled { node: *node, since: departed.since })
 }
 
 /// The follower that a stopping primary hands over to: online, promotable, with the most data.
@@ -79,7 +95,7 @@ pub(super) fn stop_target(view: &View, group: &Group) -> Option<NodeId> {
     let serving = view.state.groups.iter().find(|(_, found)| std::ptr::eq(*found, group));
     let serving = serving.and_then(|(name, _)| view.serving(name))?;
     let fit = |node: &NodeId| {
-        group.followers.get(node).is_some_and(|follower| !follower.leaving)
+        group.followers.get(node).is_some_and(|follower| follower.leaving.is_none())
             && group.members.get(node).is_some_and(|member| member.priority > 0)
     };
     let online = serving.followers.iter().filter(|(node, (online, _))| *online && fit(node));
@@ -92,8 +108,7 @@ fn follower_wish(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> O
     }
     let inside = group.followers.get(&view.me);
     if view.stopping.is_some() {
-        let may_leave = inside.is_some() && group.durability == Durability::Available;
-        return may_leave.then_some(GroupCommand::Drop { node: view.me });
+        return inside.and_then(|follower| leave_to_stop(view.me, group.durability, follower));
     }
     let info = seat.instance.seen().filter(|_| seat.instance.condition == Condition::Up)?;
     let serving = seat.renewal.as_ref().is_some_and(|(at, renewal)| {
@@ -101,11 +116,23 @@ fn follower_wish(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> O
     });
     let lineage = view.local.groups.get(name).and_then(|local| local.lineage.as_ref());
     let admitted = inside.is_some_and(|follower| {
-        follower.leaving
-            || (follower.run_id == info.run_id && (lineage.is_some() || follower.since > seat.membership.lost_at))
+        match follower.leaving {
+            // An agent that left to be stopped and was started again comes back; one that is being removed does not.
+            Some(at) => at > seat.membership.began,
+            None => follower.run_id == info.run_id && (lineage.is_some() || follower.since > seat.membership.lost_at),
+        }
     });
     let wanted = serving && !admitted && view.now >= seat.membership.ask_at && foreign_keys(view, name).is_none();
     wanted.then(|| GroupCommand::Follow { node: view.me, run_id: info.run_id.clone() })
+}
+
+/// `available`: out of F at once, and proved later. `quorum`: by the two commits.
+fn leave_to_stop(node: NodeId, durability: Durability, follower: &Follower) -> Option<GroupCommand> {
+    let since = follower.since;
+    match durability {
+        Durability::Available => Some(GroupCommand::Drop { node, since }),
+        Durability::Quorum => follower.leaving.is_none().then_some(GroupCommand::Leaving { node, since }),
+    }
 }
 
 /// S13: how many keys this instance holds that are not the group's. Data that was never the group's and is not kin to
@@ -133,6 +160,11 @@ pub(super) fn leave(view: &View, decision: &mut Decision) {
     }
 }
 
+/// How long the agent has been stopping.
+pub(super) fn stopped_for(view: &View) -> Duration {
+    view.stopping.map_or(Duration::ZERO, |since| view.now.since(since))
+}
+
 fn rested(view: &View, group: &Group, seat: &Seat) -> bool {
     let dead = matches!(seat.instance.condition, Condition::Gone | Condition::Unknown | Condition::Unusable { .. });
     if group.primary_node() == Some(view.me) {
@@ -140,6 +172,11 @@ fn rested(view: &View, group: &Group, seat: &Seat) -> bool {
         return seat.lease.marked >= group.epoch && alone && !seat.vip.held;
     }
     let detached = seat.instance.posture == Posture::Sealed || dead;
-    let left = !group.followers.contains_key(&view.me) || group.durability == Durability::Quorum;
+    let told = view.now.since(seat.applied_at) >= view.lease() / 2;
+    let left = match group.followers.get(&view.me) {
+        // It vanishes, and counts on: what it acknowledged is not yet known to be on all the others.
+        Some(_) => group.durability == Durability::Quorum && stopped_for(view) >= STOP_LEAVE,
+        None => told || !group.departed.contains_key(&view.me),
+    };
     !seat.vip.held && detached && (left || matches!(group.phase, Phase::Sealing { .. }))
 }

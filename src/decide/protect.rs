@@ -173,7 +173,8 @@ fn want_as_other(view: &View, policy: &Policy, name: &GroupName, group: &Group, 
     if matches!(group.phase, Phase::Sealing { .. }) {
         return want_sealed(group, seat);
     }
-    if view.stopping.is_some() && !group.followers.contains_key(&view.me) {
+    let left = !group.followers.contains_key(&view.me) || super::own::stopped_for(view) >= super::STOP_LEAVE;
+    if view.stopping.is_some() && left {
         return detached(seat, Reason::Surrendered(Why::Shutdown));
     }
     if let Some(target) = view.follow_target(name) {
@@ -243,7 +244,7 @@ fn condition_reason(condition: &Condition) -> Reason {
 }
 
 fn why_detached(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Reason {
-    if group.followers.get(&view.me).is_some_and(|follower| follower.leaving) {
+    if group.followers.get(&view.me).is_some_and(|follower| follower.leaving.is_some()) {
         return Reason::Leaving;
     }
     if let Some(keys) = super::own::foreign_keys(view, name) {

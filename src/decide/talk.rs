@@ -103,6 +103,9 @@ fn standing(view: &View) -> Vec<Item> {
         {
             items.push(Item::Surrender { group: name.clone(), epoch, why });
         }
+        if let Some(version) = view.rested(name) {
+            items.push(Item::Rested { group: name.clone(), version });
+        }
         let Phase::Sealing { next, .. } = group.phase else { continue };
         if view.saved.groups.get(name).is_some_and(|saved| saved.guardian_sealed >= next) {
             items.push(Item::Sealed { group: name.clone(), next });

@@ -10,6 +10,7 @@ use crate::view::{
 use std::sync::Arc;
 
 mod choose;
+mod leave;
 mod passed_over;
 mod poll;
 mod tries;
@@ -40,6 +41,11 @@ fn promotion(successor: u64) -> GroupCommand {
         guarantee: Guarantee::Kept,
         at_unix_ms: 0,
     }
+}
+
+/// The admission of `state` that is dropped: it was committed at that version.
+fn drop_of(n: u64) -> GroupCommand {
+    GroupCommand::Drop { node: NodeId(n), since: state(3).groups[&name()].followers[&NodeId(n)].since }
 }
 
 fn seal(why: Why) -> GroupCommand {
@@ -409,7 +415,7 @@ fn s5_min_replicas_is_set_once() {
     assert_eq!(agent.seat().instance.tuned, Some(("run1".into(), 1)));
     assert_eq!(tunes(&agent.tick(1030)), 0);
     // The commit that empties F lets it write alone.
-    let empty = changed(3, &[GroupCommand::Drop { node: NodeId(2) }, GroupCommand::Drop { node: NodeId(3) }]);
+    let empty = changed(3, &[drop_of(2), drop_of(3)]);
     let actions = agent.at(1040, What::Applied(Arc::new(empty)));
     assert!(actions.iter().any(|action| matches!(action, Action::Tune { min_replicas: 0, .. })));
 }

@@ -7,7 +7,7 @@
 use super::duty::{self, Step};
 use super::message::{self, LeaveReply, LeaveRequest, kind};
 use super::{Inner, LeaveError, Raft, locked, propose};
-use crate::cluster::{Command, Group, GroupCommand, GroupName, NodeId};
+use crate::cluster::{Command, Durability, Group, GroupCommand, GroupName, NodeId};
 use openraft::type_config::async_runtime::watch::WatchReceiver;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// For the guardians to follow, and for the whole of what one caller waits for.
 const GUARDIANS_BOUND: Duration = Duration::from_secs(10);
 const BOUND: Duration = Duration::from_secs(15);
+/// For all others to hold what the node that leaves has acknowledged.
+const PROOF_BOUND: Duration = Duration::from_secs(4);
 
 /// Asks the leader, wherever it is.
 pub(super) async fn ask(inner: &Arc<Inner>, name: &str) -> Result<(), LeaveError> {
@@ -140,14 +142,45 @@ async fn leave_groups(inner: &Inner, raft: &Raft, id: NodeId) -> Result<(), Stri
     let state = inner.store.applied().borrow().state.clone();
     for (name, group) in &state.groups {
         if group.followers.contains_key(&id) {
-            duty::take(inner, raft, Step::Propose(of_group(name, group, GroupCommand::Drop { node: id }))).await?;
+            if group.durability == Durability::Quorum && inner.peers.is_up(id) {
+                leave_proved(inner, raft, name, id).await;
+            }
+            // What could not be proved is dropped by the operator's word, and counts in R until it is (S5).
+            if let Some(group) = now(inner, name)
+                && let Some(follower) = group.followers.get(&id)
+            {
+                let drop = GroupCommand::Drop { node: id, since: follower.since };
+                duty::take(inner, raft, Step::Propose(of_group(name, &group, drop))).await?;
+            }
         }
-        if group.members.contains_key(&id) {
-            duty::take(inner, raft, Step::Propose(of_group(name, group, GroupCommand::RemoveMember { node: id })))
-                .await?;
+        if let Some(group) = now(inner, name).filter(|group| group.members.contains_key(&id)) {
+            let remove = GroupCommand::RemoveMember { node: id };
+            duty::take(inner, raft, Step::Propose(of_group(name, &group, remove))).await?;
         }
     }
     Ok(())
+}
+
+fn now(inner: &Inner, name: &GroupName) -> Option<Group> {
+    inner.store.applied().borrow().state.groups.get(name).cloned()
+}
+
+/// S5: asks the primary, by the first of the two commits, to let it go, and waits for the second.
+async fn leave_proved(inner: &Inner, raft: &Raft, name: &GroupName, id: NodeId) {
+    let Some(group) = now(inner, name) else { return };
+    let Some(follower) = group.followers.get(&id) else { return };
+    if follower.leaving.is_none() {
+        let leaving = GroupCommand::Leaving { node: id, since: follower.since };
+        if let Err(why) = duty::take(inner, raft, Step::Propose(of_group(name, &group, leaving))).await {
+            tracing::info!(group = %name, why, "the node leaves without proof that the others hold what it acknowledged");
+            return;
+        }
+    }
+    let mut applied = inner.store.applied();
+    let gone = applied
+        .wait_for(|applied| applied.state.groups.get(name).is_none_or(|group| !group.followers.contains_key(&id)));
+    // Not in time: the caller goes on without the proof.
+    let _ = tokio::time::timeout(PROOF_BOUND, gone).await;
 }
 
 fn of_group(name: &GroupName, group: &Group, change: GroupCommand) -> Command {

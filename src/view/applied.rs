@@ -72,6 +72,7 @@ fn apply_group(seat: &mut Seat, me: NodeId, now: Moment, old: Option<&Group>, ne
         seat.reports.clear();
         seat.missing.clear();
         seat.remote_seal = None;
+        seat.leave_marks.clear();
         seat.membership.mark = None;
         seat.membership.report = None;
         seat.membership.online.clear();

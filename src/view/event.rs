@@ -323,6 +323,14 @@ pub enum Item {
     },
     /// A member has durably sealed its instance for an epoch (S3).
     Report(Report),
+    /// A member that may not follow any more, or not yet again, has its instance detached, and it stays so until a later
+    /// commit lets it in (S5).
+    Rested {
+        /// The group.
+        group: GroupName,
+        /// The group's version that it had applied.
+        version: Version,
+    },
     /// How this node's part of a group does: for status, and for nothing that safety hangs on.
     Health(Health),
 }

@@ -117,6 +117,7 @@ impl View {
                     seat.reports.insert(from, report);
                 }
             }
+            Item::Rested { group, version } => self.fold_rested(from, &group, version),
             Item::Health(health) => {
                 if let Some(seat) = self.seats.get_mut(&health.group) {
                     seat.health.insert(from, health);

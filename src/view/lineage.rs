@@ -67,7 +67,8 @@ impl View {
         let Some(seat) = self.seats.get(name) else { return };
         let local = self.local.groups.entry(name.clone()).or_default();
         let Some(follower) = group.followers.get(&self.me) else { return };
-        let admitted = follower.run_id == info.run_id && follower.since > seat.membership.lost_at && !follower.leaving;
+        let admitted =
+            follower.run_id == info.run_id && follower.since > seat.membership.lost_at && follower.leaving.is_none();
         let marked = seat.membership.mark.is_some_and(|(epoch, since, offset)| {
             epoch == group.epoch && since == follower.since && info.offset >= offset
         });

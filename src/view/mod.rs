@@ -11,6 +11,7 @@
 mod applied;
 mod event;
 mod fold;
+mod leave;
 mod lineage;
 mod moment;
 mod seat;
@@ -196,6 +197,7 @@ impl View {
 fn restarted_seat(me: NodeId, started: Moment, lease: Duration, group: &Group, stamp: Option<&Stamp>) -> Seat {
     let mut seat = Seat { promoted_at: started, sealing_at: started, switching_at: started, ..Seat::default() };
     seat.membership.lost_at = group.version;
+    seat.membership.began = group.version;
     if group.primary_node() != Some(me) {
         return seat;
     }

@@ -44,6 +44,10 @@ pub struct Seat {
     /// As the leader: the primary's offset after members were added, which every follower must pass (S5): the version
     /// at which W rose, and the offset.
     pub quorum_mark: Option<(Version, Offset)>,
+    /// Members heard to be detached, by the version that they had applied, and since when that is known here (S5).
+    pub rested: BTreeMap<NodeId, (Version, Moment)>,
+    /// As the primary: its offset of after a member was known to be detached, by the version that took it out (S5).
+    pub leave_marks: BTreeMap<NodeId, (Version, Offset)>,
     /// As the leader: the other node's instance that was sealed over the network for this epoch, and when that began;
     /// true once it ended.
     pub remote_seal: Option<(Epoch, Moment, bool)>,
@@ -226,6 +230,8 @@ pub struct VipState {
 /// This node as a member of the group.
 #[derive(Debug, Clone, Default)]
 pub struct Membership {
+    /// The group's version when the agent started.
+    pub began: Version,
     /// The group's version at which lineage was lost: only a later commit lets the process in again (S5).
     pub lost_at: Version,
     /// The primary's offset after the commit that let this process in was applied there.

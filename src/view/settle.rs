@@ -38,6 +38,7 @@ impl View {
             self.settle_incumbent(name, group);
             self.settle_attachment(name, group);
             self.settle_leader(name, group);
+            self.settle_departures(name, group);
         }
     }
 
@@ -96,7 +97,7 @@ impl View {
             && renewal.epoch == group.epoch
             && self.now.since(*heard) < self.lease()
             && sealed <= group.epoch
-            && !follower.leaving
+            && follower.leaving.is_none()
             && Some(&follower.run_id) == seat.instance.run_id();
         fit.then(|| FollowTarget {
             node: primary.node,

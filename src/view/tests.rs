@@ -6,6 +6,7 @@ use crate::cluster::{
     LocalGroup, Node, Offset, Phase, Version,
 };
 
+mod leave;
 mod lineage;
 mod membership;
 
@@ -351,9 +352,15 @@ fn s5_nothing_is_followed_before_f_has_grown() {
     assert!(!run(&nothing, 2, 1, false, 0), "it does not serve yet");
     assert!(run(&nothing, 2, 1, true, 799));
     assert!(!run(&nothing, 2, 1, true, 800), "S8: unheard for a lease");
-    let drop = |state: &mut State| apply(state, GroupCommand::Drop { node: NodeId(2) });
+    let drop = |state: &mut State| {
+        let gone = leave::dropped(state, 2);
+        apply(state, gone)
+    };
     assert!(!run(&drop, 2, 1, true, 0), "not in F");
-    let leaving = |state: &mut State| apply(state, GroupCommand::Leaving { node: NodeId(2) });
+    let leaving = |state: &mut State| {
+        let going = leave::first(state, 2);
+        apply(state, going)
+    };
     assert!(!run(&leaving, 2, 1, true, 0), "leaving F");
     let seal = |state: &mut State| apply(state, GroupCommand::Seal { why: Why::Operator });
     assert!(!run(&seal, 2, 1, true, 0), "being sealed");

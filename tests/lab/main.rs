@@ -20,6 +20,7 @@ mod growth;
 mod history;
 mod host;
 mod lab;
+mod leaving;
 mod net;
 mod policy;
 mod proc;

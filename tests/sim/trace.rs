@@ -77,6 +77,7 @@ fn item(item: &Item) -> Option<String> {
             let (next, run, lineage, offset) = (r.next, &r.run_id, r.lineage.map(|e| e.0), r.offset);
             Some(format!("report {next}: {run} lineage {lineage:?} offset {offset} keys {}", r.keys))
         }
+        Item::Rested { version, .. } => Some(format!("rested at version {version}")),
         Item::Renew(_) | Item::Promise { .. } | Item::Poll { .. } | Item::Vacant { .. } | Item::Health(_) => None,
     }
 }

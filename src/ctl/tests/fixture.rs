@@ -99,7 +99,7 @@ fn state() -> State {
     }
     for node in 2..=3 {
         let run_id = RunId(format!("r{node}"));
-        group.followers.insert(NodeId(node), Follower { since: Version(18), run_id, leaving: false });
+        group.followers.insert(NodeId(node), Follower { since: Version(18), run_id, leaving: None });
     }
     group.history.push_back(Change {
         epoch: Epoch(3),
@@ -174,7 +174,7 @@ pub(super) fn learner() -> Fixture {
     fixture.group(|group| {
         let member = Member { announce: "10.0.0.4:6379".to_owned(), priority: 0, adopted: true };
         group.members.insert(NodeId(4), member);
-        group.followers.insert(NodeId(4), Follower { since: Version(19), run_id: RunId::from("r4"), leaving: false });
+        group.followers.insert(NodeId(4), Follower { since: Version(19), run_id: RunId::from("r4"), leaving: None });
     });
     fixture.seat().health.insert(NodeId(4), following(1_204_331));
     fixture

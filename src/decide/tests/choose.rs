@@ -134,8 +134,7 @@ fn s5_reports_that_prove() {
 
 #[test]
 fn s5_who_left_without_two_commits_counts_in_the_sentence() {
-    let drop = GroupCommand::Drop { node: NodeId(3) };
-    let state = changed(3, &[drop, seal(Why::PrimarySilent)]);
+    let state = changed(3, &[drop_of(3), seal(Why::PrimarySilent)]);
     let found = |reports: &[Said]| chosen(choice(&state, reports, 0, |_| {}));
     assert_eq!(found(&[(2, Some(1), 50)]), Some((2, Guarantee::BestReached)));
     assert_eq!(found(&[(2, Some(1), 50), (1, Some(1), 50)]), Some((1, Guarantee::Kept)));

@@ -141,7 +141,7 @@ fn s5_one_that_is_dropped_again_and_again_asks_ever_later() {
     let mut time = 2000;
     // Half a lease, doubled each time it was dropped before it had caught up, four times at most.
     for wait in [800, 1600, 3200, 6400, 6400] {
-        apply(&mut now, GroupCommand::Drop { node: NodeId(2) });
+        drop_second(&mut now);
         agent.at(time, What::Applied(Arc::new(now.clone())));
         assert_eq!(proposed(&agent.heard(time + wait - 1, 1, later(time + wait - 1))), None, "{wait}");
         let asked = proposed(&agent.heard(time + wait, 1, later(time + wait)));
@@ -154,10 +154,15 @@ fn s5_one_that_is_dropped_again_and_again_asks_ever_later() {
     // Once it has caught up it is as good as new.
     let lineage = Some(Lineage { run_id: "run2".into(), epoch: Epoch(1) });
     agent.view.local.groups.entry(name()).or_default().lineage = lineage;
-    apply(&mut now, GroupCommand::Drop { node: NodeId(2) });
+    drop_second(&mut now);
     agent.at(time, What::Applied(Arc::new(now)));
     assert_eq!(proposed(&agent.heard(time + 399, 1, later(time + 399))), None);
     assert!(proposed(&agent.heard(time + 400, 1, later(time + 400))).is_some());
+}
+
+fn drop_second(state: &mut State) {
+    let since = state.groups[&name()].followers[&NodeId(2)].since;
+    apply(state, GroupCommand::Drop { node: NodeId(2), since });
 }
 
 /// The serving primary's renewal, sent then by its clock.

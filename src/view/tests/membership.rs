@@ -6,12 +6,24 @@ use super::*;
 
 fn changed(changes: &[GroupCommand]) -> State {
     let mut state = state(3);
-    changes.iter().for_each(|change| apply(&mut state, change.clone()));
+    for change in changes {
+        let change = of_now(&state, change.clone());
+        apply(&mut state, change);
+    }
     state
 }
 
+/// What names an admission is to mean the one that holds now.
+fn of_now(state: &State, mut change: GroupCommand) -> GroupCommand {
+    use GroupCommand::{Drop, Leaving, Left};
+    if let Drop { node, since } | Leaving { node, since } | Left { node, since } = &mut change {
+        *since = state.groups[&name()].followers[node].since;
+    }
+    change
+}
+
 fn drop_it() -> GroupCommand {
-    GroupCommand::Drop { node: NodeId(2) }
+    GroupCommand::Drop { node: NodeId(2), since: Version(0) }
 }
 
 fn let_in() -> GroupCommand {
@@ -20,9 +32,9 @@ fn let_in() -> GroupCommand {
 
 #[test]
 fn s4_a_departed_follower_has_no_lineage() {
-    let leaving = GroupCommand::Leaving { node: NodeId(2) };
-    let left = GroupCommand::Left { node: NodeId(2) };
-    let third = GroupCommand::Drop { node: NodeId(3) };
+    let leaving = GroupCommand::Leaving { node: NodeId(2), since: Version(0) };
+    let left = GroupCommand::Left { node: NodeId(2), since: Version(0) };
+    let third = GroupCommand::Drop { node: NodeId(3), since: Version(0) };
     let promoted = [GroupCommand::Seal { why: Why::PrimarySilent }, promotion(2, 150)];
     for (why, changes, kept) in [
         ("nothing changed for it", &[third][..], true),
