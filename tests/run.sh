@@ -32,6 +32,8 @@ missing_packages() {
     command -v pkg-config >/dev/null || echo pkg-config
     pkg-config --exists libsystemd 2>/dev/null || echo libsystemd-dev
     command -v ip >/dev/null || echo iproute2
+    command -v mkfs.ext4 >/dev/null || echo e2fsprogs
+    command -v mount >/dev/null || echo mount
     command -v ps >/dev/null || echo procps
     command -v setpriv >/dev/null || echo util-linux
     command -v redis-cli >/dev/null || echo redis-tools

@@ -8,11 +8,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::disk::Disk;
 use crate::files::Files;
 use crate::history::History;
 pub use crate::host::{ASK, Host, Options};
@@ -35,6 +37,7 @@ pub struct Cluster {
     pub seed: u64,
     members: Vec<HostNo>,
     key: [u8; 32],
+    wallclock: Option<PathBuf>,
     writers: AtomicU32,
 }
 
@@ -53,15 +56,18 @@ impl Cluster {
         let mut key = [0; 32];
         getrandom::fill(&mut key).map_err(io::Error::other)?;
         let wire = Arc::new(Switch::start(seed)?);
+        let dir = LabDir::new()?;
+        let wallclock = if options.wall_clocks { Some(crate::wall::build(dir.path())?) } else { None };
         let mut cluster = Self {
             hosts: BTreeMap::new(),
             client: HostNet::boot(CLIENT, &wire)?,
             wire,
-            dir: LabDir::new()?,
+            dir,
             members: (1..=options.data + options.witnesses).collect(),
             options,
             seed,
             key,
+            wallclock,
             writers: AtomicU32::new(0),
         };
         for no in cluster.members.clone() {
@@ -74,12 +80,16 @@ impl Cluster {
     pub fn add_host(&mut self, no: HostNo, witness: bool) -> io::Result<()> {
         let net = HostNet::boot(no, &self.wire)?;
         let files = Files::create(self.dir.path(), no)?;
+        let disk = self.options.disks.then(|| Disk::mount(&files.root.join("disk.img"), &files.agent()));
+        if self.options.wall_clocks {
+            crate::wall::set(&files, 0)?;
+        }
         let key_file = files.write_key(&self.key)?;
         files.write_redis_conf(&self.options)?;
         files.write_config(no, witness, &self.members, &key_file, &self.options)?;
         let redis = if witness { None } else { Some(Proc::start(self.redis_spec(no, &net, &files))?) };
         let agent = if self.options.agents { Some(Proc::start(self.agent_spec(no, &net, &files))?) } else { None };
-        let host = Host { no, net, files, redis, agent, on: AtomicBool::new(true) };
+        let host = Host { no, net, files, redis, agent, disk, on: AtomicBool::new(true) };
         self.hosts.insert(no, host);
         Ok(())
     }
@@ -91,7 +101,7 @@ impl Cluster {
             name: format!("redis n{no}"),
             program: "redis-server".into(),
             args: args.into(),
-            env: Vec::new(),
+            env: self.wall_clock(files),
             net: Arc::clone(net),
             log: files.redis_log(),
             restart: Some(self.options.redis_restart),
@@ -107,13 +117,17 @@ impl Cluster {
             name: format!("agent n{no}"),
             program: crate::lab::binary().into(),
             args: vec!["run".into(), "--config".into(), config.clone()],
-            env: self.options.agent_env.clone(),
+            env: self.options.agent_env.iter().cloned().chain(self.wall_clock(files)).collect(),
             net: Arc::clone(net),
             log: files.agent_log(),
             restart: Some(self.options.agent_restart),
             realtime: self.options.realtime,
             stop_post: self.options.stop_post.then(|| fence.into()),
         }
+    }
+
+    fn wall_clock(&self, files: &Files) -> Vec<(String, String)> {
+        self.wallclock.as_ref().map_or(Vec::new(), |library| crate::wall::environment(library, files))
     }
 
     /// # Panics
@@ -160,6 +174,22 @@ impl Cluster {
     pub fn revive_host_empty(&self, no: HostNo) {
         assert!(!self.host(no).is_on(), "n{no} is on");
         self.host(no).files.wipe().expect("the host's directories");
+        self.revive_host(no);
+    }
+
+    /// Like [`Cluster::revive_host_empty`], with a file that says whom to join: the way an operator replaces a node.
+    ///
+    /// # Panics
+    /// When the machine refuses, or the host is still on.
+    pub fn replace_host(&self, no: HostNo) {
+        assert!(!self.host(no).is_on(), "n{no} is on");
+        let files = &self.host(no).files;
+        files.wipe().expect("the host's directories");
+        let key_file = files.write_key(&self.key).expect("a key");
+        let others: Vec<HostNo> = self.hosts.keys().copied().filter(|other| *other != no).collect();
+        let witness = self.host(no).redis.is_none();
+        files.write_redis_conf(&self.options).expect("redis.conf");
+        files.write_config(no, witness, &others, &key_file, &self.options).expect("a config");
         self.revive_host(no);
     }
 
@@ -364,6 +394,13 @@ impl Cluster {
         let stream = self.host(on).net.connect(own_instance(), ASK).expect("connect");
         let mut client = Client::over(stream, secs(5)).expect("connect");
         history.lost_waited(&mut client, replicas).expect("MGET")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // What waits for a disk that hangs cannot even be killed.
+        self.hosts.values().filter_map(|host| host.disk.as_ref()).for_each(Disk::thaw);
     }
 }
 

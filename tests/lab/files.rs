@@ -55,6 +55,11 @@ impl Files {
         self.run().join("mainstay.sock")
     }
 
+    /// What the host's wall clock is set to, where it can be set.
+    pub fn clock(&self) -> PathBuf {
+        self.root.join("clock")
+    }
+
     pub fn agent_log(&self) -> PathBuf {
         self.root.join("agent.log")
     }
@@ -81,8 +86,15 @@ impl Files {
     /// A new disk.
     pub fn wipe(&self) -> io::Result<()> {
         for dir in [self.redis(), self.agent()] {
-            std::fs::remove_dir_all(&dir)?;
-            std::fs::create_dir_all(&dir)?;
+            // The directory itself may be a mount point.
+            for entry in std::fs::read_dir(&dir)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    std::fs::remove_dir_all(entry.path())?;
+                } else {
+                    std::fs::remove_file(entry.path())?;
+                }
+            }
         }
         Ok(())
     }
@@ -111,7 +123,7 @@ impl Files {
     }
 
     /// The agent's config. `members` are those of the very first start; a host
-    /// not among them joins through the first.
+    /// not among them joins through any of them.
     pub fn write_config(
         &self,
         host: HostNo,
@@ -125,7 +137,8 @@ impl Files {
             let list: Vec<String> = members.iter().map(peer).collect();
             format!("members = {{ {} }}", list.join(", "))
         } else {
-            format!("join = [\"{}:7400\"]", members.first().map_or(address(host), |&m| address(m)))
+            let list: Vec<String> = members.iter().map(|no| format!("\"{}:7400\"", address(*no))).collect();
+            format!("join = [{}]", list.join(", "))
         };
         let mut toml = format!(
             "[node]\nname = \"n{host}\"\naddress = \"{}:7400\"\ndata_dir = \"{}\"\n\n\

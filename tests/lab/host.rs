@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::disk::Disk;
 use crate::files::Files;
 use crate::lab::{ms, secs};
 use crate::net::HostNet;
@@ -52,6 +53,10 @@ pub struct Options {
     pub realtime: bool,
     /// The unit's `ExecStopPost`, run after every end of an agent.
     pub stop_post: bool,
+    /// The agents' data directories are file systems of their own, that can be filled up and frozen.
+    pub disks: bool,
+    /// The wall clocks of the hosts' processes can be set.
+    pub wall_clocks: bool,
 }
 
 impl Options {
@@ -78,6 +83,8 @@ impl Options {
             agent_restart: ms(200),
             realtime: true,
             stop_post: false,
+            disks: false,
+            wall_clocks: false,
         }
     }
 
@@ -98,6 +105,8 @@ pub struct Host {
     pub files: Files,
     pub redis: Option<Proc>,
     pub agent: Option<Proc>,
+    // Unmounted after the processes have ended.
+    pub disk: Option<Disk>,
     pub on: AtomicBool,
 }
 

@@ -14,6 +14,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 mod cluster;
+mod disk;
 mod faults;
 mod files;
 mod growth;
@@ -26,6 +27,7 @@ mod policy;
 mod proc;
 mod resp;
 mod switch;
+mod wall;
 mod watch;
 mod writer;
 

@@ -1,0 +1,246 @@
+//! The hands that strike: each fault done to a real process, disk, clock or wire, and undone again.
+//!
+//! Faults overlap, so undoing one must not undo another: the wire is set anew from all that still hold. Whatever is
+//! left is undone by [`Hands::heal`], also when a run fails (a frozen disk would hold its processes for ever).
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crate::cluster::{Cluster, Host};
+use crate::lab::{ms, secs};
+use crate::plan::{Fault, Kind, Whom};
+use crate::policy::Policy;
+use crate::resp::Client;
+use crate::switch::HostNo;
+use crate::timeline::Timeline;
+use crate::writer::own_instance;
+
+/// The hour that a clock jumps.
+const HOUR: i64 = 3600;
+
+pub struct Hands<'a> {
+    c: &'a Cluster,
+    told: &'a Timeline,
+    active: Vec<(usize, Fault, HostNo)>,
+    /// The one host that may lose its memory in this round.
+    victim: Option<HostNo>,
+    /// Under `available` now and then any host may.
+    spare_nobody: bool,
+    last_primary: HostNo,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl<'a> Hands<'a> {
+    pub fn new(c: &'a Cluster, told: &'a Timeline, primary: HostNo, spare_nobody: bool) -> Self {
+        let (active, threads) = (Vec::new(), Vec::new());
+        Self { c, told, active, victim: None, spare_nobody, last_primary: primary, threads }
+    }
+
+    fn whom(&mut self, fault: &Fault) -> HostNo {
+        if let Some(holder) = self.c.vip_holders().first() {
+            self.last_primary = *holder;
+        }
+        let wished = match fault.whom {
+            Whom::Primary => self.last_primary,
+            Whom::Host(no) => no,
+        };
+        if !fault.kind.takes_memory() || self.spare_nobody {
+            return wished;
+        }
+        *self.victim.get_or_insert(wished)
+    }
+
+    /// Does it, if the host is in a state to be hit by it.
+    pub fn strike(&mut self, i: usize, fault: &Fault) -> Option<Kind> {
+        let no = self.whom(fault);
+        let host = self.c.host(no);
+        if !host.is_on() || self.clashes(fault.kind, no) {
+            self.told.say(&format!("   #{i} {:?} on n{no}: left out, n{no} is being hit already", fault.kind));
+            return None;
+        }
+        self.told.say(&format!("-> #{i} {:?} on n{no} for {:?}", fault.kind, fault.lasts));
+        self.active.push((i, *fault, no));
+        match self.hit(fault, host) {
+            Ok(()) => Some(fault.kind),
+            Err(why) => {
+                self.told.say(&format!("   #{i} was refused: {why}"));
+                self.active.pop();
+                None
+            }
+        }
+    }
+
+    /// One disk, one clock, one power supply.
+    fn clashes(&self, kind: Kind, no: HostNo) -> bool {
+        use Kind::{DiskFull, DiskHang, Leave, ReplaceHost, RestartAgent, RestartHost};
+        let disk = [DiskFull, DiskHang, RestartHost, ReplaceHost, Leave, RestartAgent];
+        let here = |other: &&(usize, Fault, HostNo)| other.2 == no;
+        let mut others = self.active.iter().filter(here).map(|(_, fault, _)| fault.kind);
+        others.any(|other| other == kind || (disk.contains(&other) && disk.contains(&kind)))
+    }
+
+    fn hit(&mut self, fault: &Fault, host: &'a Host) -> Result<(), String> {
+        let text = |error: std::io::Error| error.to_string();
+        let disk = || host.disk.as_ref().ok_or("it has no disk of its own");
+        match fault.kind {
+            Kind::KillAgent => _ = host.agent().kill(),
+            Kind::KillRedis => _ = host.redis().kill(),
+            Kind::FreezeAgent => _ = host.agent().freeze(),
+            Kind::FreezeRedis => _ = host.redis().freeze(),
+            Kind::Unplug | Kind::Isolate | Kind::OneWay | Kind::Lossy | Kind::Jitter => self.rewire(),
+            Kind::DiskFull => disk()?.fill().map_err(text)?,
+            Kind::DiskHang => disk()?.freeze().map_err(text)?,
+            Kind::ClockJump => {
+                let jump = if fault.dice.is_multiple_of(2) { HOUR } else { -HOUR };
+                crate::wall::set(&host.files, jump).map_err(text)?;
+            }
+            Kind::DebugSleep => {
+                self.ask(host, vec!["DEBUG".into(), "SLEEP".into(), fault.lasts.as_secs_f64().to_string()])
+            }
+            Kind::ClientPause => {
+                let what = if fault.dice.is_multiple_of(2) { "ALL" } else { "WRITE" };
+                self.ask(host, vec!["CLIENT".into(), "PAUSE".into(), fault.lasts.as_millis().to_string(), what.into()]);
+            }
+            Kind::Script => {
+                let write = if fault.dice.is_multiple_of(2) { "redis.call('SET', 'script', '1') " } else { "" };
+                self.ask(host, vec!["EVAL".into(), format!("{write}while true do end"), "0".into()]);
+            }
+            Kind::ConfigRewrite => {
+                let samples = (3 + fault.dice % 8).to_string();
+                self.ask(host, vec!["CONFIG".into(), "SET".into(), "maxmemory-samples".into(), samples]);
+                self.ask(host, vec!["CONFIG".into(), "REWRITE".into()]);
+            }
+            Kind::RestartAgent => self.restart_agent(host),
+            Kind::RestartHost | Kind::ReplaceHost => self.c.kill_host(host.no),
+            Kind::Leave => return self.leave(host),
+            Kind::Switchover => self.switchover(host),
+        }
+        Ok(())
+    }
+
+    /// Undoes it; what others still do holds on.
+    pub fn relent(&mut self, i: usize) {
+        let Some(at) = self.active.iter().position(|(other, ..)| *other == i) else { return };
+        let (_, fault, no) = self.active.remove(at);
+        let host = self.c.host(no);
+        self.told.say(&format!("<- #{i} {:?} on n{no}", fault.kind));
+        match fault.kind {
+            Kind::FreezeAgent => _ = host.agent().thaw(),
+            Kind::FreezeRedis => _ = host.redis().thaw(),
+            Kind::Unplug | Kind::Isolate | Kind::OneWay | Kind::Lossy | Kind::Jitter => self.rewire(),
+            Kind::DiskFull => host.disk.iter().for_each(crate::disk::Disk::empty),
+            Kind::DiskHang => host.disk.iter().for_each(crate::disk::Disk::thaw),
+            Kind::ClockJump => drop(crate::wall::set(&host.files, 0)),
+            Kind::RestartHost => {
+                self.c.revive_host(no);
+                self.rewire();
+            }
+            Kind::ReplaceHost | Kind::Leave => {
+                self.c.replace_host(no);
+                self.rewire();
+            }
+            Kind::RestartAgent => self.join_threads(),
+            _ => {}
+        }
+    }
+
+    /// Undoes everything that is left.
+    pub fn heal(&mut self) {
+        while let Some((i, ..)) = self.active.first().copied() {
+            self.relent(i);
+        }
+        self.join_threads();
+        for host in self.c.hosts.values() {
+            host.agent().thaw();
+            if let Some(redis) = &host.redis {
+                redis.thaw();
+            }
+        }
+    }
+
+    /// The wire as all that still holds makes it.
+    fn rewire(&self) {
+        let wire = &self.c.wire;
+        let hosts: Vec<HostNo> = self.c.hosts.keys().copied().chain([crate::net::CLIENT]).collect();
+        wire.set_all(Policy::default());
+        let unplugged = |no: &HostNo| self.active.iter().any(|(_, f, at)| f.kind == Kind::Unplug && at == no);
+        hosts.iter().for_each(|no| wire.carrier(*no, !unplugged(no)));
+        for (_, fault, no) in &self.active {
+            let others = hosts.iter().copied().filter(|other| other != no);
+            match fault.kind {
+                Kind::Isolate => wire.isolate(*no),
+                Kind::OneWay => {
+                    let others: Vec<HostNo> = others.collect();
+                    let other = others[(fault.dice / 2) as usize % others.len()];
+                    let (from, to) = if fault.dice.is_multiple_of(2) { (*no, other) } else { (other, *no) };
+                    wire.block(from, to);
+                }
+                Kind::Lossy => others.for_each(|other| {
+                    wire.set(*no, other, Policy::lossy(0.2));
+                    wire.set(other, *no, Policy::lossy(0.2));
+                }),
+                Kind::Jitter => others.for_each(|other| {
+                    wire.set(*no, other, Policy::default().with_jitter(ms(200)));
+                    wire.set(other, *no, Policy::default().with_jitter(ms(200)));
+                }),
+                _ => {}
+            }
+        }
+        // A policy replaces the one before: what cuts off is set last.
+        for (_, _, no) in self.active.iter().filter(|(_, fault, _)| fault.kind == Kind::Isolate) {
+            wire.isolate(*no);
+        }
+    }
+
+    /// One command, whose answer nobody waits for.
+    fn ask(&mut self, host: &Host, args: Vec<String>) {
+        let net = Arc::clone(&host.net);
+        self.threads.push(std::thread::spawn(move || {
+            let stream = net.connect(own_instance(), ms(300));
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            let _ = stream.and_then(|stream| Client::over(stream, secs(10))).and_then(|mut c| c.command(&args));
+        }));
+    }
+
+    fn switchover(&self, host: &Host) {
+        // Bounded by itself; what it answers is told, nothing is demanded of it among other faults.
+        let out = self.c.mainstay(host.no, &["switchover"]);
+        let said = [out.stdout, out.stderr].map(|text| String::from_utf8_lossy(&text).trim().replace('\n', " "));
+        self.told.say(&format!("   switchover: {} {}{}", out.status, said[0], said[1]));
+    }
+
+    /// SIGTERM, a bound as systemd's, and a new start.
+    fn restart_agent(&self, host: &Host) {
+        if !host.agent().stop(secs(10)) {
+            self.told.say(&format!("   the agent of n{} did not end by itself", host.no));
+        }
+        host.agent().release();
+    }
+
+    fn leave(&mut self, host: &Host) -> Result<(), String> {
+        let name = format!("n{}", host.no);
+        let by = self.c.hosts.keys().copied().find(|no| *no != host.no && self.c.host(*no).is_on());
+        let out = self.c.mainstay(by.ok_or("nobody to ask")?, &["leave", &name]);
+        let said = String::from_utf8_lossy(&out.stderr).trim().replace('\n', " ");
+        if !out.status.success() {
+            // Of a primary, or without a majority.
+            return Err(said);
+        }
+        self.c.kill_host(host.no);
+        Ok(())
+    }
+
+    fn join_threads(&mut self) {
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Hands<'_> {
+    fn drop(&mut self) {
+        for host in self.c.hosts.values() {
+            host.disk.iter().for_each(crate::disk::Disk::thaw);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What must hold after a round, whatever struck: the sentences that operators rely on.
+//!
+//! - Two never served at once, no replica took a write (S3).
+//! - What `WAIT` said that W members had is there: always under `quorum`, under `available` if every change of the
+//!   round says so; after a single fault they must say so.
+//! - Without a change of primary nothing at all is lost, nor by a switchover.
+//! - A counter never counts twice, and what replicas had of it is not counted again.
+//! - Faults that are none of the primary's (a hanging disk, a clock) change no primary.
+
+use crate::counter::{Counted, Miscount};
+use crate::events::Change;
+use crate::history::History;
+use crate::plan::Kind;
+
+/// Everything about one round.
+pub struct Round<'a> {
+    pub durability: &'a str,
+    pub struck: &'a [Kind],
+    /// It was to be a single fault.
+    pub single: bool,
+    /// A member was replaced before, and no change has said since that everything is kept: a removed member is
+    /// counted in the sentence for longer than it could matter.
+    pub replaced: bool,
+    /// Epochs that began.
+    pub changes: &'a [(u64, Change)],
+    pub history: &'a History,
+    /// Acknowledged writes that the primary does not have now.
+    pub lost: &'a [String],
+    /// Those of them that `WAIT` vouched for.
+    pub lost_waited: &'a [String],
+    pub counted: &'a Counted,
+    pub miscount: &'a Miscount,
+}
+
+impl Round<'_> {
+    /// All that does not hold.
+    pub fn faults(&self) -> Vec<String> {
+        let mut wrong: Vec<String> =
+            self.history.two_servers().iter().map(|found| format!("two served at once: {found:?}")).collect();
+        if self.miscount.twice > 0 {
+            wrong.push(format!("{} increments were done twice", self.miscount.twice));
+        }
+        let kept = self.changes.iter().all(|(_, change)| change.kept());
+        if self.durability == "quorum" || kept {
+            let waited = self.lost_waited.iter().chain(&self.miscount.lost_waited);
+            wrong.extend(waited.map(|key| format!("lost although replicas had it: {key}")));
+        }
+        if self.changes.is_empty() || (self.single && self.struck.iter().all(|kind| kind.loses_nothing())) {
+            wrong.extend(self.lost.iter().map(|key| format!("lost without a cause: {key}")));
+            if self.miscount.lost > 0 {
+                wrong.push(format!("{} increments lost without a cause", self.miscount.lost));
+            }
+        }
+        if self.single {
+            let unkept = self.changes.iter().filter(|(_, change)| !change.kept() && !self.replaced);
+            wrong.extend(unkept.map(|(epoch, change)| format!("one fault, but epoch {epoch}: {}", change.words)));
+            if self.struck.iter().all(|kind| kind.is_harmless()) {
+                let changes = self.changes.iter();
+                wrong.extend(changes.map(|(epoch, change)| format!("no cause for epoch {epoch}: {}", change.words)));
+            }
+        }
+        wrong
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(durability: &str, kind: Kind, single: bool, words: &[&str], lost: usize, waited: usize) -> usize {
+        let changes: Vec<(u64, Change)> =
+            words.iter().map(|words| (2, Change { words: (*words).to_owned() })).collect();
+        let keys = |n: usize| vec!["key".to_owned(); n];
+        let round = Round {
+            durability,
+            struck: &[kind],
+            single,
+            replaced: false,
+            changes: &changes,
+            history: &History::default(),
+            lost: &keys(lost),
+            lost_waited: &keys(waited),
+            counted: &Counted::default(),
+            miscount: &Miscount::default(),
+        };
+        round.faults().len()
+    }
+
+    const KEPT: &str = "primary is n2, before it n1; every write that a write quorum held is kept";
+    const BEST: &str = "primary is n2, before it n1; the best data that could be reached was taken";
+
+    #[test]
+    fn each_sentence_is_held_to() {
+        assert_eq!(wrong("available", Kind::KillRedis, true, &[KEPT], 5, 0), 0);
+        assert_eq!(wrong("available", Kind::KillRedis, true, &[KEPT], 1, 1), 1);
+        assert_eq!(wrong("available", Kind::KillRedis, true, &[BEST], 0, 0), 1);
+        assert_eq!(wrong("available", Kind::KillRedis, false, &[KEPT, BEST], 1, 1), 0);
+        assert_eq!(wrong("quorum", Kind::KillRedis, false, &[KEPT, BEST], 1, 1), 1);
+        assert_eq!(wrong("available", Kind::DiskHang, true, &[KEPT], 0, 0), 1);
+        assert_eq!(wrong("available", Kind::Switchover, true, &[KEPT], 1, 0), 1);
+        assert_eq!(wrong("available", Kind::Isolate, false, &[], 1, 0), 1);
+    }
+}

@@ -1,0 +1,275 @@
+//! Rounds of faults on one cluster, and the figures of all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::cluster::{ASK, Cluster, Options};
+use crate::counter::{Counted, Counter};
+use crate::events::Events;
+use crate::hands::Hands;
+use crate::history::History;
+use crate::judge::Round;
+use crate::lab::{in_lab, ms, secs};
+use crate::plan::{KINDS, Kind, plan};
+use crate::resp::Client;
+use crate::switch::HostNo;
+use crate::timeline::Timeline;
+use crate::writer::{Load, Writer, WriterOptions, own_instance};
+
+/// Healthy again this long after the last fault ended, at most: a full resynchronisation, an instance that is given
+/// time to answer, a slow machine.
+const HEALED: Duration = secs(60);
+/// Earlier rounds whose writes are looked for again after each round, and at the end of the run.
+const LOOKED_BACK: usize = 2;
+const REMEMBERED: usize = 40;
+/// A run goes on to find more, up to so many.
+const WRONG_MAX: usize = 12;
+
+/// Of all the tests of this target together.
+fn seconds() -> u64 {
+    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    number("NEMESIS_SECONDS").unwrap_or(if ci { 180 } else { 40 })
+}
+
+pub fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+fn options(durability: &'static str) -> Options {
+    Options {
+        durability,
+        hang_after: secs(2),
+        disks: true,
+        wall_clocks: true,
+        redis_conf: vec!["busy-reply-threshold 1000".into()],
+        ..Options::new(3)
+    }
+}
+
+/// What can be done on this machine; the rest is named.
+fn possible(c: &Cluster) -> Vec<Kind> {
+    let no_hang = c.hosts.values().find_map(|host| host.disk.as_ref()?.no_hang.clone());
+    if let Some(why) = &no_hang {
+        println!("{:?} is left out: {why}", Kind::DiskHang);
+    }
+    KINDS.iter().filter(|kind| **kind != Kind::DiskHang || no_hang.is_none()).copied().collect()
+}
+
+/// The figures of a run.
+#[derive(Default)]
+struct Totals {
+    rounds: u64,
+    struck: BTreeMap<Kind, u64>,
+    acked: BTreeMap<&'static str, usize>,
+    lost: BTreeMap<&'static str, usize>,
+    changes: u64,
+    unkept: u64,
+    slowest: Duration,
+}
+
+impl Totals {
+    fn add(&mut self, round: &Round<'_>) {
+        self.rounds += 1;
+        for kind in round.struck {
+            *self.struck.entry(*kind).or_default() += 1;
+        }
+        let waited = round.history.writes().filter(|write| write.acked_by(1)).count();
+        let plain = round.history.acked() - waited;
+        for (what, n) in [("plain", plain), ("waited", waited), ("counted", round.counted.acked.len())] {
+            *self.acked.entry(what).or_default() += n;
+        }
+        let (waited, counted) = (round.lost_waited.len(), usize::try_from(round.miscount.lost).unwrap_or(0));
+        for (what, n) in [("plain", round.lost.len() - waited), ("waited", waited), ("counted", counted)] {
+            *self.lost.entry(what).or_default() += n;
+        }
+        self.changes += round.changes.len() as u64;
+        self.unkept += round.changes.iter().filter(|(_, change)| !change.kept()).count() as u64;
+    }
+}
+
+struct Nemesis {
+    c: Cluster,
+    told: Timeline,
+    events: Events,
+    kinds: Vec<Kind>,
+    totals: Totals,
+    /// What earlier rounds' clients were told, without what was lost then.
+    before: Vec<History>,
+    gone: BTreeSet<String>,
+    /// See [`Round::replaced`].
+    replaced: bool,
+    /// What did not hold, over all rounds.
+    wrong: Vec<String>,
+}
+
+fn nemesis(test: &str, durability: &'static str, share: u64) {
+    in_lab(|| {
+        crate::disk::own_mounts();
+        let c = Cluster::start(options(durability));
+        let (seed, total) = (c.seed, seconds());
+        let told = Timeline::new(c.dir.path());
+        let again = format!("LAB_SEED={seed} NEMESIS_SECONDS={total} cargo test --test nemesis {test} -- --nocapture");
+        *told.replay.lock().expect("the replay command") = again;
+        c.wait_healthy(secs(60));
+        let (kinds, mut events) = (possible(&c), Events::default());
+        events.update(&c);
+        let (totals, before, gone, wrong) = Default::default();
+        let mut run = Nemesis { c, told, events, kinds, totals, before, gone, replaced: false, wrong };
+        let end = Instant::now() + secs(total) / share as u32;
+        let only = number("NEMESIS_ROUND");
+        while Instant::now() < end {
+            run.round(only.unwrap_or(run.totals.rounds));
+        }
+        assert!(run.wrong.is_empty(), "seed {seed}: {:#?}", run.wrong);
+        run.account_for_all();
+        run.report(test, durability);
+    });
+}
+
+impl Nemesis {
+    fn round(&mut self, number: u64) {
+        let seed = self.c.seed;
+        let faults = plan(seed, number, &self.kinds, self.c.options.data);
+        let primary = self.c.wait_healthy(HEALED);
+        self.told.say(&format!("== round {number} of seed {seed}, primary n{primary}"));
+        let (load, counter) = self.clients();
+        std::thread::sleep(ms(300));
+        let spare_nobody = self.c.options.durability == "available" && number % 6 == 5;
+        let mut hands = Hands::new(&self.c, &self.told, primary, spare_nobody);
+        let mut steps: Vec<(Duration, bool, usize)> = Vec::new();
+        for (i, fault) in faults.iter().enumerate() {
+            steps.push((fault.at, true, i));
+            steps.push((fault.at + fault.lasts, false, i));
+        }
+        steps.sort_unstable();
+        let (begun, mut struck) = (Instant::now(), Vec::new());
+        for (at, strikes, i) in steps {
+            std::thread::sleep((begun + at).saturating_duration_since(Instant::now()));
+            if strikes {
+                struck.extend(hands.strike(i, &faults[i]));
+            } else {
+                hands.relent(i);
+            }
+        }
+        hands.heal();
+        drop(hands);
+        let healed = Instant::now();
+        let now = self.c.wait_healthy(HEALED);
+        let took = healed.elapsed();
+        let (history, counted) = (load.stop(), counter.stop());
+        // Nothing moves any more while it is accounted for.
+        let now = self.c.steady_now().unwrap_or(now);
+        self.account(number, (&struck, faults.len() == 1), (&history, &counted), now);
+        self.totals.slowest = self.totals.slowest.max(took);
+        self.told.say(&format!("   healthy after {took:.1?}, primary n{now}"));
+    }
+
+    fn clients(&self) -> (Load, Counter) {
+        let (c, round) = (&self.c, self.totals.rounds);
+        let to = |kind: &str, options| Writer::start(&format!("r{round}.{kind}"), &c.client, c.service(), options);
+        let mut load = Load::default()
+            .with(to("plain", WriterOptions::default()))
+            .with(to("waited", WriterOptions { pace: ms(2), ..WriterOptions::waiting(1) }));
+        for host in c.data_hosts() {
+            let name = format!("r{round}.beside{}", host.no);
+            load = load.with(Writer::start(&name, &host.net, own_instance(), WriterOptions::gentle()));
+        }
+        (load, Counter::start(&format!("r{round}.count"), &c.client, c.service()))
+    }
+
+    fn account(
+        &mut self,
+        number: u64,
+        (struck, single): (&[Kind], bool),
+        (history, counted): (&History, &Counted),
+        now: HostNo,
+    ) {
+        let new = self.events.update(&self.c);
+        let changes: Vec<_> = new.iter().map(|epoch| (*epoch, self.events.changes[epoch].clone())).collect();
+        // What earlier rounds left in place no later one may take away.
+        let earlier = self.before.iter().rev().take(LOOKED_BACK);
+        let all: Vec<&History> = earlier.chain([history]).collect();
+        let mut lost: Vec<String> = all.iter().flat_map(|history| self.c.lost(history, now)).collect();
+        let mut lost_waited: Vec<String> = all.iter().flat_map(|history| self.c.lost_waited(history, 1, now)).collect();
+        lost.retain(|key| !self.gone.contains(key));
+        lost_waited.retain(|key| !self.gone.contains(key));
+        let miscount = counted.judge(self.value(&counted.key, now), 1);
+        for (epoch, change) in &changes {
+            self.told.say(&format!("   epoch {epoch}: {}", change.words));
+        }
+        self.told.say(&format!(
+            "   {} acknowledged, lost {} plain, {} waited; count {miscount:?}",
+            history.acked(),
+            lost.len(),
+            lost_waited.len()
+        ));
+        let round = Round {
+            durability: self.c.options.durability,
+            struck,
+            single,
+            replaced: self.replaced,
+            changes: &changes,
+            history,
+            lost: &lost,
+            lost_waited: &lost_waited,
+            counted,
+            miscount: &miscount,
+        };
+        let wrong = round.faults();
+        wrong.iter().take(20).for_each(|what| self.told.say(&format!("!! {what}")));
+        self.wrong.extend(wrong.into_iter().take(5).map(|what| format!("round {number}: {what}")));
+        assert!(self.wrong.len() < WRONG_MAX, "seed {}: {:#?}", self.c.seed, self.wrong);
+        if let Some((_, last)) = changes.last() {
+            self.replaced &= !last.kept();
+        }
+        self.replaced |= struck.iter().any(|kind| matches!(kind, Kind::ReplaceHost | Kind::Leave));
+        self.totals.add(&round);
+        self.gone.extend(lost);
+        self.before.push(history.clone());
+        if self.before.len() > REMEMBERED {
+            self.before.remove(0);
+        }
+    }
+
+    fn value(&self, key: &str, on: HostNo) -> i64 {
+        let stream = self.c.host(on).net.connect(own_instance(), ASK).expect("connect");
+        let mut client = Client::over(stream, secs(5)).expect("connect");
+        client.command(&["GET", key]).expect("GET").text().parse().unwrap_or(0)
+    }
+
+    /// Once more for all rounds that are remembered.
+    fn account_for_all(&self) {
+        let now = self.c.wait_healthy(HEALED);
+        let missing: Vec<String> = self.before.iter().flat_map(|history| self.c.lost(history, now)).collect();
+        let new: Vec<&String> = missing.iter().filter(|key| !self.gone.contains(*key)).collect();
+        // Only a change without the guarantee may take what was long there.
+        let allowed = self.totals.unkept > 0;
+        assert!(new.is_empty() || allowed, "{} writes were lost later: {:?}", new.len(), &new[..new.len().min(5)]);
+        self.told.say(&format!("   all remembered rounds: {} lost later", new.len()));
+    }
+
+    fn report(&self, test: &str, durability: &str) {
+        let t = &self.totals;
+        println!(
+            "FIGURE {test}: seed {} durability {durability}, {} rounds, slowest to heal {:.1?}",
+            self.c.seed, t.rounds, t.slowest
+        );
+        println!("FIGURE {test}: struck {:?}", t.struck);
+        println!("FIGURE {test}: changes of primary {}, without the guarantee {}", t.changes, t.unkept);
+        println!("FIGURE {test}: acknowledged {:?}, lost {:?}", t.acked, t.lost);
+        if number("NEMESIS_ROUND").is_none() && t.rounds >= 2 * self.kinds.len() as u64 {
+            let never: Vec<_> = self.kinds.iter().filter(|kind| !t.struck.contains_key(kind)).collect();
+            assert!(never.is_empty(), "never struck: {never:?}");
+        }
+    }
+}
+
+#[test]
+fn nothing_promised_is_lost_when_available() {
+    nemesis("nothing_promised_is_lost_when_available", "available", 2);
+}
+
+#[test]
+fn nothing_promised_is_lost_under_quorum() {
+    nemesis("nothing_promised_is_lost_under_quorum", "quorum", 2);
+}
