@@ -6,6 +6,7 @@ use crate::cluster::{
     LocalGroup, Node, Offset, Phase, Version,
 };
 
+mod diverge;
 mod lineage;
 
 const LEASE: Duration = Duration::from_millis(800);
