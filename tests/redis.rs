@@ -9,6 +9,8 @@ mod server;
 
 #[path = "redis/detect.rs"]
 mod detect;
+#[path = "redis/dump.rs"]
+mod dump;
 #[path = "redis/fence.rs"]
 mod fence;
 #[path = "redis/posture.rs"]

@@ -13,6 +13,7 @@ mod ending;
 mod logging;
 mod narrate;
 mod notify;
+mod quarantine;
 pub mod stamp;
 mod station;
 mod tasks;
@@ -222,12 +223,14 @@ impl Agent {
         for group in &config.groups {
             let name = GroupName(group.name.clone());
             let leased = matches!(stamps.all().get(&name), Some(Stamp::Leased { until, .. }) if *until > started);
-            let station = Station::open(group, lease, leased, queue.clone()).await?;
+            let station = Station::open(group, &config.node.data_dir, lease, leased, queue.clone()).await?;
             stations.insert(name, station);
         }
         let state = store.applied().borrow().state.clone();
         let mine = stations.keys().cloned().collect();
-        let view = View::new(me, started, state, store.local(), stamps.all(), mine);
+        let mut view = View::new(me, started, state, store.local(), stamps.all(), mine);
+        let keeping = config.groups.iter().filter(|group| group.quarantine);
+        view.quarantine = keeping.map(|group| GroupName(group.name.clone())).collect();
         Ok(Self {
             view,
             policy,
@@ -427,6 +430,7 @@ impl Agent {
             | Action::Kill { ref group }
             | Action::ScriptKill { ref group }
             | Action::SealRemote { ref group, .. }
+            | Action::Quarantine { ref group, .. }
             | Action::HoldVip { ref group, .. }
             | Action::DropVip { ref group } => {
                 if let Some(station) = self.stations.get_mut(group) {

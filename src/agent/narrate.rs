@@ -1,14 +1,17 @@
 //! Tells what changed: a line per change of reason, of primary, of leader, and the one line for `systemctl status`.
 
-use crate::cluster::{Epoch, GroupName, Guarantee, Phase};
+use crate::cluster::{Epoch, Group, GroupName, Guarantee, Lost, NodeId, Phase, Version};
 use crate::decide::{Decision, Reason};
-use crate::view::{Posture, View};
+use crate::view::{Posture, View, loss_text};
 use std::collections::BTreeMap;
 
 /// MESSAGE_ID of a change of primary in the journal.
 const CHANGE_OF_PRIMARY: &str = "6f6ab0ce4a9c4f0c8d9a1d4d6c6f0e11";
 /// MESSAGE_ID of a group being sealed.
 const GROUP_SEALED: &str = "0f0e3a4f5b1f4d6a9a8f6c6b5f7d2c12";
+
+/// MESSAGE_ID of data that came back and that the group lacks.
+const DATA_DIVERGED: &str = "a3d1f0c6f2b94d0f8b1f3d1c5f6e7b21";
 
 /// Remembers what was said last.
 #[derive(Default)]
@@ -18,7 +21,9 @@ pub(super) struct Narrator {
     epochs: BTreeMap<GroupName, Epoch>,
     sealing: BTreeMap<GroupName, Epoch>,
     vips: BTreeMap<GroupName, String>,
-    leader: Option<(u64, Option<crate::cluster::NodeId>)>,
+    losses: BTreeMap<(GroupName, Epoch, NodeId), Lost>,
+    versions: BTreeMap<GroupName, Version>,
+    leader: Option<(u64, Option<NodeId>)>,
     glance: Vec<(Epoch, bool, bool)>,
 }
 
@@ -97,6 +102,7 @@ impl Narrator {
                 let cause = cause.trim_start_matches("fencing: ").to_owned();
                 tracing::warn!(group = %name, epoch = %next, message_id = GROUP_SEALED, "the primary's place is vacant: {cause}");
             }
+            self.tell_losses(view, name, group);
             if group.epoch == Epoch(0) || self.epochs.get(name) == Some(&group.epoch) {
                 continue;
             }
@@ -108,6 +114,27 @@ impl Narrator {
                 tracing::info!(group = %name, epoch = %group.epoch, message_id = CHANGE_OF_PRIMARY, "primary is {to}, before it {from}; {guarantee}");
             }
         }
+    }
+
+    /// S11: who came back with data that an epoch lacks.
+    fn tell_losses(&mut self, view: &View, name: &GroupName, group: &Group) {
+        let seen = self.versions.get(name);
+        if seen == Some(&group.version) {
+            return;
+        }
+        let first = seen.is_none();
+        self.versions.insert(name.clone(), group.version);
+        for change in &group.history {
+            for (node, lost) in &change.diverged {
+                let told = self.losses.insert((name.clone(), change.epoch, *node), lost.clone());
+                if !first && told.as_ref() != Some(lost) {
+                    let text = loss_text(&view.name_of(*node), lost);
+                    tracing::warn!(group = %name, epoch = %change.epoch, message_id = DATA_DIVERGED, "{text}");
+                }
+            }
+        }
+        let oldest = group.history.front().map_or(Epoch(0), |change| change.epoch);
+        self.losses.retain(|(known, epoch, _), _| known != name || *epoch >= oldest);
     }
 
     /// Role, epoch, group, VIP: for `systemctl status`.

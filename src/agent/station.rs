@@ -4,6 +4,7 @@
 //! waits for nothing. It decides nothing, and a task that was aborted reports nothing.
 
 use super::clock;
+use super::quarantine;
 use super::tasks::{self, Hands, MAX_LAG, Report};
 use crate::cluster::{Epoch, GroupName};
 use crate::config::{GroupConfig, RedisAddress};
@@ -14,6 +15,7 @@ use crate::redis::{
 use crate::view::{Info, Moment, Outcome, ReplicaRow, Sight, Task, VipSight, What};
 use crate::vip::{AnnounceSeries, Remaining, Vip, VipEvent, VipSpec};
 use anyhow::Context as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -57,6 +59,7 @@ impl Station {
     /// Starts watching the instance and the VIP. A VIP found on this host while no lease is stamped is taken off.
     pub(super) async fn open(
         config: &GroupConfig,
+        data_dir: &Path,
         lease: Duration,
         leased: bool,
         events: mpsc::Sender<What>,
@@ -88,7 +91,7 @@ impl Station {
         let announce = Announce { ip: config.announce.host.bare(), port: config.announce.port };
         let settings = Settings { announce: Some(announce) };
         let commander = Commander::new(endpoint.clone(), settings, Some(watcher.poke()));
-        let hands = Hands { commander, endpoint, vip, lease };
+        let hands = Hands { commander, endpoint, vip, lease, data_dir: data_dir.to_owned() };
         let hands = Arc::new(hands);
         Ok(Self { group, hands, watcher, events, running: None, aside: None, holding: Arc::default(), pumps })
     }
@@ -136,6 +139,9 @@ impl Station {
                 (Task::Handover, epoch, Box::pin(tasks::handover(hands, to, bound)))
             }
             Action::Tune { epoch, min_replicas, .. } => (Task::Tune, epoch, Box::pin(tasks::tune(hands, min_replicas))),
+            Action::Quarantine { group, found } => {
+                (Task::Quarantine, found.epoch, Box::pin(quarantine::quarantine(hands, group, found)))
+            }
             Action::Kill { .. } => (Task::Kill, Epoch(0), Box::pin(tasks::kill(process))),
             Action::ScriptKill { .. } => (Task::ScriptKill, Epoch(0), Box::pin(tasks::script_kill(hands))),
             _ => return,

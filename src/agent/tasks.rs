@@ -9,6 +9,7 @@ use crate::redis::{Commander, Endpoint, Error, FenceBudgets, FenceOutcome, KillE
 use crate::view::{Info, Moment, Outcome};
 use crate::vip::Vip;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub(super) struct Hands {
     pub(super) endpoint: Endpoint,
     pub(super) vip: Option<Arc<Vip>>,
     pub(super) lease: Duration,
+    pub(super) data_dir: PathBuf,
 }
 
 /// A task's end, and what goes on in the background until the next task.

@@ -9,6 +9,7 @@ use super::state::{
 };
 use super::words::{GroupName, NodeId, RunId, Version};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Why a command changed nothing.
@@ -257,6 +258,12 @@ impl Group {
 
     fn apply_setting(&mut self, change: &GroupCommand) -> Outcome {
         match change {
+            GroupCommand::Diverged { node, epoch, lost } => {
+                let change = self.history.iter_mut().find(|change| change.epoch == *epoch);
+                let change = change.ok_or(Rejection::Nothing)?;
+                let known = change.diverged.insert(*node, lost.clone());
+                if known.as_ref() == Some(lost) { Err(Rejection::Nothing) } else { Ok(()) }
+            }
             GroupCommand::RemoveMember { node } => {
                 if self.is_candidate(*node) {
                     return Err(Rejection::StillNeeded(*node));
@@ -375,6 +382,7 @@ impl Group {
             why,
             guarantee: *guarantee,
             at_unix_ms: *at_unix_ms,
+            diverged: BTreeMap::new(),
         });
         while self.history.len() > HISTORY_LIMIT {
             self.history.pop_front();

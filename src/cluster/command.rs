@@ -1,6 +1,6 @@
 //! The commands of the Raft log. Every change of a group is compare-and-set on (epoch, phase).
 
-use super::state::{Durability, Guarantee, Node, Pause, Why};
+use super::state::{Durability, Guarantee, Lost, Node, Pause, Why};
 use super::words::{Epoch, GroupName, NodeId, Offset, RunId, Version};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -175,6 +175,15 @@ pub enum GroupCommand {
         node: NodeId,
         /// Since when it counted as departed: it may have left once more since this was proposed.
         since: Version,
+    },
+    /// A member came back with data that an epoch lacks (S11): noted in that change's event.
+    Diverged {
+        /// Who.
+        node: NodeId,
+        /// The epoch.
+        epoch: Epoch,
+        /// What it held.
+        lost: Lost,
     },
     /// A member leaves the group.
     RemoveMember {

@@ -1,6 +1,6 @@
 //! What one node must remember of itself across a restart, durable before it is acted on or reported.
 
-use super::words::{Epoch, GroupName, Replid, RunId};
+use super::words::{Epoch, GroupName, Offset, Replid, RunId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,6 +29,28 @@ pub struct LocalGroup {
     /// The primary it was last attached to: data at and above that epoch's start offset with that replid is that
     /// epoch's.
     pub attached: Option<Attached>,
+    /// What this instance held that the group's data lacks, when it last came back (S11).
+    pub diverged: Option<Diverged>,
+}
+
+/// Data of an instance that came back and that the group's data lacks (S11). Recorded before the instance may follow,
+/// and hence lose it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diverged {
+    /// The process that holds it.
+    pub run_id: RunId,
+    /// Its replication id, while detached.
+    pub replid: Replid,
+    /// Its final offset.
+    pub offset: Offset,
+    /// The epoch whose data lacks it.
+    pub epoch: Epoch,
+    /// Up to how many bytes of its replication history; None where nothing tells.
+    pub bytes: Option<u64>,
+    /// The name of the file that is to hold it, if `quarantine` is set.
+    pub file: Option<String>,
+    /// Whether that file is complete and on disk.
+    pub saved: bool,
 }
 
 /// The epoch of an instance's data (S4). It holds for one process only.

@@ -284,6 +284,17 @@ pub struct Change {
     pub guarantee: Guarantee,
     /// Wall clock of the leader when it proposed it, milliseconds since 1970. For people only.
     pub at_unix_ms: u64,
+    /// Who came back since with data that this epoch lacks (S11).
+    pub diverged: BTreeMap<NodeId, Lost>,
+}
+
+/// What an instance that came back held and the group's data lacks (S11).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// Up to how many bytes of its replication history, pings among them; None where nothing tells.
+    pub bytes: Option<u64>,
+    /// The file on that node that holds its data, if it was saved first.
+    pub file: Option<String>,
 }
 
 /// Why a group was sealed.

@@ -365,7 +365,6 @@ pub fn unbuilt(config: &Config) -> Vec<String> {
     for group in &config.groups {
         add(group.tls.is_some(), &|| format!("redis_tls of group {}", group.name));
         add(group.unit.is_some(), &|| format!("redis_unit of group {}", group.name));
-        add(group.quarantine, &|| format!("quarantine of group {}", group.name));
     }
     names
 }

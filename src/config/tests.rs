@@ -114,10 +114,7 @@ fn every_built_and_unbuilt_key_together_is_accepted() {
     assert_eq!(group.durability, Durability::Quorum);
     assert_eq!(group.username.as_deref(), Some("mainstay"));
     assert_eq!(group.password_file.as_deref(), Some(Path::new("/etc/mainstay/redis.password")));
-    assert_eq!(
-        unbuilt(&config),
-        ["[sentinel]", "[http]", "[notify]", "redis_unit of group mymaster", "quarantine of group mymaster"]
-    );
+    assert_eq!(unbuilt(&config), ["[sentinel]", "[http]", "[notify]", "redis_unit of group mymaster"]);
     let empty_notify = BASE.replace("command = \"/etc/mainstay/notify\"", "# command = \"/etc/mainstay/notify\"");
     let (config, _) = parse(&empty_notify, NAME).unwrap();
     assert_eq!(config.notify_command, None);

@@ -123,7 +123,8 @@ fn change_text(report: &StatusReport, change: &ChangeStatus) -> String {
         _ => "just now".to_owned(),
     };
     let from = change.from.as_deref().unwrap_or("nobody");
-    format!("{age}: {from} -> {} at epoch {}, {}; {}", change.to, change.epoch, change.why, change.guarantee)
+    let lost: String = change.diverged.iter().map(|lost| format!("; {}", lost.text)).collect();
+    format!("{age}: {from} -> {} at epoch {}, {}; {}{lost}", change.to, change.epoch, change.why, change.guarantee)
 }
 
 fn verdict(report: &StatusReport) -> String {

@@ -202,6 +202,22 @@ pub struct ChangeStatus {
     pub guarantee: String,
     /// The leader's wall clock, milliseconds since 1970.
     pub at_unix_ms: u64,
+    /// Who came back since with data that this epoch lacks (S11).
+    #[serde(default)]
+    pub diverged: Vec<LossStatus>,
+}
+
+/// Data that came back and that an epoch lacks (S11).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossStatus {
+    /// Who held it.
+    pub node: String,
+    /// Up to how many bytes of its replication history; None where nothing tells.
+    pub bytes: Option<u64>,
+    /// The file below that node's `data_dir/quarantine` that holds it; None if it was not saved.
+    pub file: Option<String>,
+    /// In words.
+    pub text: String,
 }
 
 /// One node.

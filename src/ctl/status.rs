@@ -8,12 +8,12 @@
 //! group, every member following with lineage, every node reachable.
 
 use super::report::{
-    ChangeStatus, GroupStatus, Health, InstanceStatus, NodeStatus, PauseStatus, PhaseWord, PostureWord, Role,
-    StatusReport,
+    ChangeStatus, GroupStatus, Health, InstanceStatus, LossStatus, NodeStatus, PauseStatus, PhaseWord, PostureWord,
+    Role, StatusReport,
 };
-use crate::cluster::{Change, Durability, Epoch, Group, GroupName, Guarantee, NodeId, Offset, Phase};
+use crate::cluster::{Change, Durability, Epoch, Group, GroupName, Guarantee, Lost, NodeId, Offset, Phase};
 use crate::decide::{self, Choice, Decision};
-use crate::view::{Health as Said, Moment, Seat, View};
+use crate::view::{Health as Said, Moment, Seat, View, loss_text};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -364,7 +364,13 @@ fn change_status(view: &View, change: &Change) -> ChangeStatus {
         why: decide::why_text(change.why).to_owned(),
         guarantee: guarantee.to_owned(),
         at_unix_ms: change.at_unix_ms,
+        diverged: change.diverged.iter().map(|(node, lost)| loss_status(view.name_of(*node), lost)).collect(),
     }
+}
+
+fn loss_status(node: String, lost: &Lost) -> LossStatus {
+    let text = loss_text(&node, lost);
+    LossStatus { node, bytes: lost.bytes, file: lost.file.clone(), text }
 }
 
 fn phase_word(phase: &Phase) -> PhaseWord {

@@ -18,7 +18,7 @@ mod talk;
 pub use choose::{Choice, Chosen, choose};
 pub use reason::{Reason, why_text};
 
-use crate::cluster::{Command, Durability, Epoch, GroupIntro, GroupName, Local, NodeId, RunId, Why};
+use crate::cluster::{Command, Diverged, Durability, Epoch, GroupIntro, GroupName, Local, NodeId, RunId, Why};
 use crate::view::{Event, FollowTarget, Item, Moment, Noted, Task, Topic, View, What};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -169,6 +169,13 @@ pub enum Action {
         epoch: Epoch,
         /// Its value.
         min_replicas: u32,
+    },
+    /// Save the detached instance's data under this name before it follows (S11).
+    Quarantine {
+        /// The group.
+        group: GroupName,
+        /// What is to be saved.
+        found: Diverged,
     },
     /// Kill the process of a hung instance that does not serve (S7).
     Kill {

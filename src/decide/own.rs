@@ -55,7 +55,10 @@ fn renewed_jointly(view: &View, name: &GroupName, group: &Group) -> Option<Comma
 }
 
 fn own_wish(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Option<Command> {
-    let change = if group.primary_node() == Some(view.me) {
+    let sealing = matches!(group.phase, Phase::Sealing { .. });
+    let change = if let Some(loss) = view.untold_loss(name).filter(|_| !sealing) {
+        Some(loss)
+    } else if group.primary_node() == Some(view.me) {
         primary_wish(view, group, seat)
     } else {
         follower_wish(view, name, group, seat)
@@ -122,7 +125,11 @@ fn follower_wish(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> O
             None => follower.run_id == info.run_id && (lineage.is_some() || follower.since > seat.membership.lost_at),
         }
     });
-    let wanted = serving && !admitted && view.now >= seat.membership.ask_at && foreign_keys(view, name).is_none();
+    let wanted = serving
+        && !admitted
+        && view.now >= seat.membership.ask_at
+        && view.to_quarantine(name).is_none()
+        && foreign_keys(view, name).is_none();
     wanted.then(|| GroupCommand::Follow { node: view.me, run_id: info.run_id.clone() })
 }
 

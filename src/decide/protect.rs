@@ -4,7 +4,7 @@
 //! task that leads there. A fence is never held back by a task under way; every other task waits for it.
 
 use super::{Action, Decision, Policy, Reason};
-use crate::cluster::{Epoch, Group, GroupName, Phase, Why};
+use crate::cluster::{Diverged, Epoch, Group, GroupName, Phase, Why};
 use crate::view::{Condition, FollowTarget, Posture, Seat, Task, View};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ enum Want {
     Mark(Epoch),
     Serve,
     Follow(FollowTarget),
+    Quarantine(Diverged),
     Handover,
     Kill,
     ScriptKill,
@@ -177,6 +178,9 @@ fn want_as_other(view: &View, policy: &Policy, name: &GroupName, group: &Group, 
     if view.stopping.is_some() && left {
         return detached(seat, Reason::Surrendered(Why::Shutdown));
     }
+    if let Some(found) = view.to_quarantine(name) {
+        return want_quarantine(view, name, seat, found);
+    }
     if let Some(target) = view.follow_target(name) {
         return want_following(view, name, seat, target);
     }
@@ -203,7 +207,22 @@ fn want_following(view: &View, name: &GroupName, seat: &Seat, target: FollowTarg
     if recorded.is_some_and(|attached| attached.epoch == target.epoch && attached.replid == target.replid) {
         return (Want::Follow(target), Reason::Attaching(primary));
     }
+    if recorded.is_none_or(|attached| attached.epoch != target.epoch) {
+        return detached(seat, Reason::Attaching(primary));
+    }
     (Want::Stay, Reason::Attaching(primary))
+}
+
+/// S11: its data is saved before it follows; the record of what it holds is on disk before that is begun.
+fn want_quarantine(view: &View, name: &GroupName, seat: &Seat, found: &Diverged) -> (Want, Reason) {
+    let reason = Reason::Quarantining { bytes: found.bytes };
+    let recorded = view.saved.groups.get(name).and_then(|local| local.diverged.as_ref()) == Some(found);
+    match detached(seat, reason) {
+        (Want::Stay, reason) if recorded && seat.instance.posture == Posture::Sealed => {
+            (Want::Quarantine(found.clone()), reason)
+        }
+        other => other,
+    }
 }
 
 /// The group is being sealed: the instance is detached for that very epoch and has reported (S3).
@@ -277,7 +296,7 @@ fn act(view: &View, name: &GroupName, group: &Group, seat: &Seat, want: Want, de
         return;
     }
     let sealing = matches!(want, Want::Seal(_));
-    let interruptible = matches!(running, Some(Task::Follow | Task::Serve | Task::Tune));
+    let interruptible = matches!(running, Some(Task::Follow | Task::Serve | Task::Tune | Task::Quarantine));
     if (running.is_some() && !(sealing && interruptible)) || view.now < seat.instance.retry_at {
         return;
     }
@@ -299,13 +318,17 @@ fn act(view: &View, name: &GroupName, group: &Group, seat: &Seat, want: Want, de
         Want::Follow(target) => {
             decision.task(name, Task::Follow, target.epoch, Action::Follow { group: group_name, target });
         }
+        Want::Quarantine(found) if view.now >= seat.membership.save_at => {
+            let epoch = found.epoch;
+            decision.task(name, Task::Quarantine, epoch, Action::Quarantine { group: group_name, found });
+        }
         Want::Handover => handover(view, name, group, decision),
         Want::Kill => decision.task(name, Task::Kill, Epoch(0), Action::Kill { group: group_name }),
         Want::ScriptKill => {
             decision.task(name, Task::ScriptKill, Epoch(0), Action::ScriptKill { group: group_name });
         }
         Want::Stay => tune(name, group, seat, decision),
-        Want::Fence(..) | Want::Mark(_) => {}
+        Want::Quarantine(_) | Want::Fence(..) | Want::Mark(_) => {}
     }
 }
 

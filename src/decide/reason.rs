@@ -39,6 +39,11 @@ pub enum Reason {
         /// How many keys it holds.
         keys: u64,
     },
+    /// Saves what its instance holds and the group lacks, before it follows (S11).
+    Quarantining {
+        /// Up to how many bytes.
+        bytes: Option<u64>,
+    },
     /// The instance is dead.
     InstanceDown,
     /// The instance loads its data.
@@ -101,6 +106,12 @@ impl fmt::Display for Reason {
             Self::Leaving => write!(f, "leaving the followers"),
             Self::ForeignData { keys } => {
                 write!(f, "holds {keys} keys that are not the group's; to give them up, run FLUSHALL on this instance")
+            }
+            Self::Quarantining { bytes: Some(bytes) } => {
+                write!(f, "saving its data first: up to {bytes} bytes of it are not the primary's")
+            }
+            Self::Quarantining { bytes: None } => {
+                write!(f, "saving its data first: nothing tells how much of it is the primary's")
             }
             Self::InstanceDown => write!(f, "instance is down"),
             Self::InstanceLoading => write!(f, "instance is loading its data"),

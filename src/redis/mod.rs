@@ -13,15 +13,18 @@
 //! protocol above it takes any stream, and [`Endpoint`] is built by functions so that it can grow a field.
 
 mod conn;
+mod dump;
 mod error;
 mod fence;
 mod info;
 mod outbox;
 mod posture;
 mod process;
+mod rdb;
 mod settings;
 mod watcher;
 
+pub use dump::Dumped;
 pub use error::{Error, GoneKind};
 pub use fence::{FenceBudgets, FenceOutcome, FenceReport};
 pub use info::{Flavor, Info, InfoError, LoadingProgress, ReplicaRow, ReplicaState, Role};

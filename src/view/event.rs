@@ -213,6 +213,8 @@ pub enum Task {
     Kill,
     /// Stop a script that blocks the instance.
     ScriptKill,
+    /// Save the detached instance's diverged data (S11).
+    Quarantine,
     /// Seal another node's instance over the network (S8).
     SealRemote,
 }

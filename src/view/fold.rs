@@ -305,6 +305,7 @@ impl View {
                 note_fenced(seat, now, epoch);
                 seat.instance.posture = Posture::Unknown;
             }
+            (Task::Quarantine, Outcome::Failed { .. }) => seat.note_save_failed(now),
             (Task::Handover, Outcome::Failed { why }) => seat.membership.handover_failed = Some((epoch, why)),
             (Task::Seal | Task::Fence | Task::Follow | Task::Serve, Outcome::Failed { .. }) => {
                 seat.instance.posture = Posture::Unknown;
@@ -324,6 +325,14 @@ impl View {
     fn fold_task_done(&mut self, name: &GroupName, task: Task, epoch: Epoch, info: Info, clean: bool) {
         if matches!(task, Task::Seal | Task::Fence | Task::Handover) && !clean {
             self.void_lineage(name);
+        }
+        if matches!(task, Task::Seal | Task::Fence)
+            && let Some(seat) = self.seats.get_mut(name)
+        {
+            seat.instance.sealed_at = Some((info.run_id.clone(), info.offset));
+        }
+        if task == Task::Quarantine {
+            self.note_saved(name, &info.run_id);
         }
         // A freeze that was not confirmed has nothing to say of the instance.
         if !info.run_id.0.is_empty() {

@@ -9,6 +9,7 @@
 //! (lineage), S7 (crash, hang, loading and busy told apart).
 
 mod applied;
+mod diverge;
 mod event;
 mod fold;
 mod leave;
@@ -17,6 +18,7 @@ mod moment;
 mod seat;
 mod settle;
 
+pub use diverge::loss_text;
 pub use event::{
     Event, Health, Info, Item, Leadership, Noted, Outcome, Renewal, ReplicaRow, Report, Serving, Sight, Task, Topic,
     VipSight, What,
@@ -88,6 +90,8 @@ pub struct View {
     pub stopping: Option<Moment>,
     /// Groups this node has an instance of, by its file.
     pub mine: BTreeSet<GroupName>,
+    /// Groups whose diverged data this node saves before its instance follows, by its file (S11).
+    pub quarantine: BTreeSet<GroupName>,
 }
 
 /// A peer.
@@ -139,6 +143,7 @@ impl View {
             told_at: None,
             stopping: None,
             mine,
+            quarantine: BTreeSet::new(),
         };
         for (name, group) in &state.groups {
             view.seats.insert(name.clone(), restarted_seat(me, started, state.lease, group, stamps.get(name)));

@@ -161,6 +161,8 @@ pub struct Instance {
     pub task: Option<(Task, Epoch, Moment)>,
     /// When the last task ended: an answer that was asked for before does not show what it did.
     pub task_ended: Moment,
+    /// The offset that the last seal or fence of that process left.
+    pub sealed_at: Option<(RunId, Offset)>,
     /// Failures in a row, and when the next try may be made.
     pub failures: u32,
     /// See `failures`.
@@ -244,6 +246,10 @@ pub struct Membership {
     pub drops: u32,
     /// See `drops`.
     pub ask_at: Moment,
+    /// Failures in a row to save diverged data, and when that may be tried again (S11).
+    pub save_failures: u32,
+    /// See `save_failures`.
+    pub save_at: Moment,
     /// A handover of this epoch failed before it froze anything.
     pub handover_failed: Option<(Epoch, String)>,
     /// The instance was frozen to hand this epoch over: what is left is to fence and surrender (S10).
@@ -256,6 +262,13 @@ impl Seat {
         self.promise.is_some_and(|promise| {
             promise.until > now && self.surrendered.is_none_or(|(epoch, _)| epoch < promise.epoch)
         })
+    }
+
+    /// Diverged data could not be saved: tried again, ever later (S11).
+    pub(super) fn note_save_failed(&mut self, now: Moment) {
+        let wait = Duration::from_secs(1 << self.membership.save_failures.min(6));
+        self.membership.save_failures = self.membership.save_failures.saturating_add(1);
+        self.membership.save_at = now + wait;
     }
 
     /// A task ended: remember success or when to try again.

@@ -1,7 +1,7 @@
 //! What time and the folded event together settle: the guardian's seal, the record of an attachment, who is missing.
 
 use super::View;
-use super::event::Serving;
+use super::event::{Serving, Task};
 use super::seat::{Posture, Seat};
 use crate::cluster::{Attached, Epoch, Group, GroupName, Lineage, NodeId, Phase, Replid, Version};
 use std::sync::Arc;
@@ -9,6 +9,9 @@ use std::time::Duration;
 
 /// A task whose end was never reported counts as lost after this; shells bound theirs well below.
 const TASK_LIMIT: Duration = Duration::from_secs(30);
+
+/// Saving a large instance's data takes its time.
+const SAVE_LIMIT: Duration = Duration::from_secs(6 * 3600);
 
 /// Whom the local instance may follow now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +31,8 @@ pub struct FollowTarget {
 impl View {
     pub(super) fn settle(&mut self) {
         for seat in self.seats.values_mut() {
-            if seat.instance.task.is_some_and(|(_, _, since)| self.now.since(since) >= TASK_LIMIT) {
+            let limit = |task| if task == Task::Quarantine { SAVE_LIMIT } else { TASK_LIMIT };
+            if seat.instance.task.is_some_and(|(task, _, since)| self.now.since(since) >= limit(task)) {
                 seat.instance.task = None;
             }
         }
@@ -36,6 +40,7 @@ impl View {
         for (name, group) in &state.groups {
             self.settle_guardian(name, group);
             self.settle_incumbent(name, group);
+            self.settle_divergence(name, group);
             self.settle_attachment(name, group);
             self.settle_leader(name, group);
             self.settle_departures(name, group);
@@ -98,6 +103,7 @@ impl View {
             && self.now.since(*heard) < self.lease()
             && sealed <= group.epoch
             && follower.leaving.is_none()
+            && self.to_quarantine(name).is_none()
             && Some(&follower.run_id) == seat.instance.run_id();
         fit.then(|| FollowTarget {
             node: primary.node,
@@ -120,6 +126,12 @@ impl View {
             (&known.run_id, known.epoch, &known.replid) == (&wanted.run_id, wanted.epoch, &wanted.replid)
         };
         if self.local.groups.get(name).and_then(|local| local.attached.as_ref()).is_some_and(same) {
+            return;
+        }
+        // Its final offset shows what it holds that the group lacks (S11).
+        let known = self.local.groups.get(name).and_then(|local| local.attached.as_ref());
+        let here = known.is_some_and(|known| known.run_id == wanted.run_id && known.epoch == wanted.epoch);
+        if !here && self.seats.get(name).is_some_and(|seat| seat.instance.posture != Posture::Sealed) {
             return;
         }
         let start = group.starts.get(&target.epoch).map(|start| start.offset);

@@ -6,6 +6,7 @@ use crate::cluster::{
     LocalGroup, Node, Offset, Phase, Version,
 };
 
+mod diverge;
 mod leave;
 mod lineage;
 mod membership;

@@ -14,6 +14,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 mod cluster;
+mod data;
 mod disk;
 mod faults;
 mod files;

@@ -61,6 +61,7 @@ pub fn action(action: &Action) -> String {
         Action::Handover { epoch, to, .. } => format!("hand over {epoch} to {to}"),
         Action::Tune { min_replicas, .. } => format!("min-replicas {min_replicas}"),
         Action::Mark { epoch, .. } => format!("mark {epoch}"),
+        Action::Quarantine { .. } => "save diverged data".to_owned(),
         Action::Kill { .. } => "kill".to_owned(),
         Action::ScriptKill { .. } => "script kill".to_owned(),
         Action::SealRemote { epoch, address, .. } => format!("seal {address} remotely for {epoch}"),

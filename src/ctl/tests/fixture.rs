@@ -108,6 +108,7 @@ fn state() -> State {
         why: Why::InstanceCrashed,
         guarantee: Guarantee::Kept,
         at_unix_ms: 1_700_000_000_000,
+        diverged: BTreeMap::new(),
     });
     let mut state = State { lease: LEASE, next_node: NodeId(4), ..State::default() };
     state.nodes = (1..=3).map(|node| (NodeId(node), record(node))).collect();

@@ -1,0 +1,177 @@
+//! What an instance that comes back holds and the group's data lacks (S11).
+//!
+//! Judged once the instance is detached, its offset final and a serving primary heard, before anything is recorded that
+//! lets it follow: a full resynchronisation throws that data away. It must never call data "nothing lost" that it
+//! cannot compare; what nothing tells is said to be unknown.
+
+use super::View;
+use super::event::{Info, Serving};
+use super::seat::{Condition, Posture, Seat};
+use crate::cluster::{Diverged, Group, GroupCommand, GroupName, LocalGroup, Lost, Offset, Phase, RunId};
+
+/// What the group's data lacks of an instance's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lack {
+    Nothing,
+    Bytes(u64),
+    Unknown,
+}
+
+impl View {
+    /// The record of this node's diverged data that is still to be saved before the instance may follow. None without
+    /// `quarantine`.
+    pub fn to_quarantine(&self, name: &GroupName) -> Option<&Diverged> {
+        let (group, seat) = (self.group(name)?, self.seats.get(name)?);
+        let found = self.local.groups.get(name)?.diverged.as_ref()?;
+        let due = self.quarantine.contains(name)
+            && found.epoch == group.epoch
+            && found.file.is_some()
+            && !found.saved
+            && seat.instance.run_id() == Some(&found.run_id);
+        due.then_some(found)
+    }
+
+    /// The note of diverged data that the change's event lacks yet; with `quarantine` only once it is saved.
+    pub fn untold_loss(&self, name: &GroupName) -> Option<GroupCommand> {
+        let group = self.group(name)?;
+        let found = self.local.groups.get(name)?.diverged.as_ref()?;
+        if self.to_quarantine(name).is_some() {
+            return None;
+        }
+        let file = found.file.clone().filter(|_| found.saved);
+        let lost = Lost { bytes: found.bytes, file };
+        let change = group.history.iter().find(|change| change.epoch == found.epoch)?;
+        let untold = change.diverged.get(&self.me) != Some(&lost);
+        untold.then_some(GroupCommand::Diverged { node: self.me, epoch: found.epoch, lost })
+    }
+
+    /// Judges the detached instance's data against what the serving primary says of the group's.
+    pub(super) fn settle_divergence(&mut self, name: &GroupName, group: &Group) {
+        let Some((info, offset, serving)) = self.judged(name, group) else { return };
+        let local = self.local.groups.get(name).cloned().unwrap_or_default();
+        let attached = local.attached.as_ref();
+        let here = attached.is_some_and(|known| known.run_id == info.run_id && known.epoch == group.epoch);
+        // Half replaced by a full resynchronisation, it has no data of its own any more.
+        if here || local.voided.as_ref() == Some(&info.run_id) {
+            return;
+        }
+        let mut lack = lacking(group, &local, &info, offset, &serving);
+        let same =
+            |known: &&Diverged| (&known.run_id, &known.replid, known.offset) == (&info.run_id, &info.replid, offset);
+        let known = local.diverged.as_ref().filter(same);
+        if known.is_some_and(|known| known.epoch == group.epoch) {
+            return;
+        }
+        if let (Some(known), Lack::Nothing) = (known, lack) {
+            lack = known.bytes.map_or(Lack::Unknown, Lack::Bytes);
+        }
+        let bytes = match lack {
+            Lack::Nothing => return,
+            Lack::Bytes(bytes) => Some(bytes),
+            Lack::Unknown => None,
+        };
+        let wanted = self.quarantine.contains(name).then(|| file_name(name, group, self.unix_ms));
+        let record = Diverged {
+            run_id: info.run_id,
+            replid: info.replid,
+            offset,
+            epoch: group.epoch,
+            bytes,
+            file: known.filter(|known| known.saved).and_then(|known| known.file.clone()).or(wanted),
+            saved: known.is_some_and(|known| known.saved),
+        };
+        self.local.groups.entry(name.clone()).or_default().diverged = Some(record);
+    }
+
+    /// The file is complete and on disk.
+    pub(super) fn note_saved(&mut self, name: &GroupName, run_id: &RunId) {
+        if let Some(local) = self.local.groups.get_mut(name)
+            && let Some(found) = local.diverged.as_mut().filter(|found| found.run_id == *run_id)
+        {
+            found.saved = found.file.is_some();
+        }
+        if let Some(seat) = self.seats.get_mut(name) {
+            seat.membership.save_failures = 0;
+        }
+    }
+
+    /// The detached instance, its final offset, and what the serving primary says; None while there is nothing to judge.
+    fn judged(&self, name: &GroupName, group: &Group) -> Option<(Info, Offset, Serving)> {
+        let seat = self.seats.get(name)?;
+        let member = group.members.get(&self.me)?;
+        let settled = !matches!(group.phase, Phase::Sealing { .. }) && group.primary_node() != Some(self.me);
+        let detached = seat.instance.posture == Posture::Sealed && seat.instance.condition == Condition::Up;
+        let (heard, renewal) = seat.renewal.as_ref()?;
+        let fresh = renewal.epoch == group.epoch && self.now.since(*heard) < self.lease();
+        let serving = renewal.serving.as_ref().filter(|_| settled && detached && fresh)?;
+        let info = seat.instance.seen()?;
+        let kin = info.replid == serving.replid || info.replid == serving.replid2;
+        // Foreign data is not thrown away at all (S13).
+        let ours = member.adopted || kin || info.keys == 0;
+        ours.then(|| (info.clone(), final_offset(seat, info), serving.clone()))
+    }
+}
+
+/// A look that was under way while it was detached may show less than its final offset.
+fn final_offset(seat: &Seat, info: &Info) -> Offset {
+    let sealed = seat.instance.sealed_at.as_ref().filter(|(run_id, _)| *run_id == info.run_id);
+    sealed.map_or(info.offset, |(_, offset)| info.offset.max(*offset))
+}
+
+/// Compares by replication history: what an instance holds under a history that a later epoch branched off from is
+/// lacking as far as it lies beyond that branch.
+fn lacking(group: &Group, local: &LocalGroup, info: &Info, offset: Offset, serving: &Serving) -> Lack {
+    let beyond = |branch: Offset| match offset.0.saturating_sub(branch.0) {
+        0 => Lack::Nothing,
+        bytes => Lack::Bytes(bytes),
+    };
+    if info.replid == serving.replid {
+        return Lack::Nothing;
+    }
+    if info.replid == serving.replid2
+        && let Some(start) = group.starts.get(&group.epoch)
+    {
+        return beyond(start.offset);
+    }
+    let unknown = if info.keys == 0 { Lack::Nothing } else { Lack::Unknown };
+    let Some(attached) = &local.attached else { return unknown };
+    let first = if info.replid == attached.replid {
+        attached.epoch.next()
+    } else if info.replid == attached.from {
+        // It was to follow that epoch's primary and never did.
+        attached.epoch
+    } else if attached.epoch == group.epoch {
+        // It followed this very primary; an AOF keeps the data and not its history.
+        return Lack::Nothing;
+    } else {
+        return unknown;
+    };
+    if first > group.epoch {
+        return Lack::Nothing;
+    }
+    if !group.starts.contains_key(&first) {
+        return unknown;
+    }
+    // The earliest branch: a later successor may have been chosen from an older history.
+    let branch = group.starts.range(first..).map(|(_, start)| start.offset).min();
+    branch.map_or(unknown, beyond)
+}
+
+fn file_name(name: &GroupName, group: &Group, unix_ms: u64) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+    let word: String = name.0.chars().map(plain).take(100).collect();
+    format!("mainstay-quarantine-{word}-e{}-{}.rdb", group.epoch, unix_ms / 1000)
+}
+
+/// For status and log: who held how much that the epoch lacks, in words.
+pub fn loss_text(node: &str, lost: &Lost) -> String {
+    let much = match lost.bytes {
+        Some(bytes) => format!("up to {bytes} bytes"),
+        None => "an unknown number of bytes".to_owned(),
+    };
+    let saved = match &lost.file {
+        Some(file) => format!("saved on {node} as {file}"),
+        None => "not saved".to_owned(),
+    };
+    format!("{node} came back with {much} that this epoch lacks, {saved}")
+}

@@ -1,0 +1,121 @@
+//! Tables over what an instance that comes back holds and the group's data lacks (S11).
+
+use super::*;
+use crate::cluster::{Diverged, Lost};
+
+/// Node 1 was primary of epoch 1 up to offset 100, node 2 is of epoch 2 from offset 200, node 3 of epoch 3 from 300.
+fn later(epoch: u64) -> State {
+    let mut state = state(3);
+    for (successor, start) in [(2, 200), (3, 300)].into_iter().take(usize::try_from(epoch).unwrap() - 1) {
+        apply(&mut state, GroupCommand::Seal { why: Why::PrimarySilent });
+        apply(&mut state, promotion(successor, start));
+    }
+    state
+}
+
+/// Node 1's agent after it heard the primary of `epoch`, its instance detached.
+fn back(state: &State, local: LocalGroup, quarantine: bool, seen: Info) -> View {
+    let epoch = state.groups[&name()].epoch.0;
+    let local = Local { longest_lease: LEASE, groups: [(name(), local)].into() };
+    let mut view = view(1, state, local, None);
+    if quarantine {
+        view.quarantine.insert(name());
+    }
+    let id = |epoch: u64| format!("id{epoch}").as_str().into();
+    let offer = Serving { replid: id(epoch), replid2: id(epoch - 1), ..serving(900).unwrap() };
+    at(&mut view, 1010, What::Instance { group: name(), seen: Sight::Info(Info { asked: ms(1010), ..seen }) });
+    heard(&mut view, 1020, epoch, Item::Renew(Renewal { serving: Some(offer), ..renewal(epoch, 1) }));
+    view
+}
+
+fn attached(epoch: u64, replid: &str, from: &str) -> Option<Attached> {
+    Some(Attached { run_id: "run1".into(), epoch: Epoch(epoch), replid: replid.into(), from: from.into() })
+}
+
+fn found(view: &View) -> Option<Option<u64>> {
+    view.local.groups[&name()].diverged.as_ref().map(|found| found.bytes)
+}
+
+#[test]
+fn s11_lacking_bytes_are_counted_from_where_the_histories_part() {
+    let primary = || attached(1, "id1", "id1");
+    let sealed = |replid: &str, offset| Info { keys: 5, ..info(1, Some(NOWHERE), replid, offset) };
+    let restarted = |replid: &str, offset| Info { run_id: "run9".into(), ..sealed(replid, offset) };
+    let two = || attached(2, "id2", "id1");
+    type Case = (&'static str, u64, Option<Attached>, Info, Option<Option<u64>>);
+    let cases: [Case; 14] = [
+        ("the old primary, ahead", 2, primary(), sealed("id1", 257), Some(Some(57))),
+        ("pings are bytes too", 2, primary(), sealed("id1", 201), Some(Some(1))),
+        ("nothing lacks", 2, primary(), sealed("id1", 200), None),
+        ("behind", 2, primary(), sealed("id1", 150), None),
+        ("two epochs later", 3, primary(), sealed("id1", 257), Some(Some(57))),
+        ("two epochs later, nothing", 3, primary(), sealed("id1", 190), None),
+        ("a follower of the epoch between", 3, two(), sealed("id2", 310), Some(Some(10))),
+        ("it never got there", 3, two(), sealed("id1", 250), Some(Some(50))),
+        ("restarted, with its history", 2, primary(), restarted("id1", 257), Some(Some(57))),
+        ("restarted, without", 2, primary(), restarted("new", 0), Some(None)),
+        ("restarted and empty", 2, primary(), Info { keys: 0, ..restarted("new", 0) }, None),
+        ("a restarted follower of this very epoch", 2, two(), restarted("new", 0), None),
+        ("it continues", 2, primary(), sealed("id2", 500), None),
+        ("nobody knows", 3, None, sealed("old", 10), Some(None)),
+    ];
+    for (why, epoch, attached, seen, bytes) in cases {
+        let mut state = later(epoch);
+        // Node 3 is a member of long standing in the cases where node 1 never led.
+        state.groups.get_mut(&name()).unwrap().members.get_mut(&NodeId(1)).unwrap().adopted = true;
+        let view = back(&state, LocalGroup { attached, ..LocalGroup::default() }, false, seen);
+        assert_eq!(found(&view), bytes, "{why}");
+    }
+}
+
+#[test]
+fn s11_a_look_from_before_the_seal_does_not_shorten_it() {
+    let state = later(2);
+    let local = LocalGroup { attached: attached(1, "id1", "id1"), ..LocalGroup::default() };
+    let stale = info(1, Some(NOWHERE), "id1", 200);
+    let mut view = back(&state, local.clone(), false, stale.clone());
+    assert_eq!(found(&view), None);
+    view.local.groups.insert(name(), local);
+    view.seats.get_mut(&name()).unwrap().instance.sealed_at = Some(("run1".into(), Offset(260)));
+    looked(&mut view, 1030, stale);
+    assert_eq!(found(&view), Some(Some(60)));
+}
+
+#[test]
+fn s11_it_follows_only_once_its_data_is_saved() {
+    let state = later(2);
+    let local = LocalGroup { attached: attached(1, "id1", "id1"), ..LocalGroup::default() };
+    let seen = info(1, Some(NOWHERE), "id1", 257);
+    let mut view = back(&state, local.clone(), true, seen.clone());
+    let record: Diverged = view.to_quarantine(&name()).unwrap().clone();
+    assert_eq!((record.bytes, record.saved), (Some(57), false));
+    assert!(view.follow_target(&name()).is_none() && view.untold_loss(&name()).is_none());
+    assert_eq!(view.local.groups[&name()].attached, local.attached, "what proves it stays");
+    // An agent that dies meanwhile finds the same name again.
+    let again = view.local.groups[&name()].clone();
+    assert_eq!(back(&state, again, true, seen.clone()).to_quarantine(&name()), Some(&record));
+    let failed = Outcome::Failed { why: "no room".to_owned() };
+    at(&mut view, 1030, What::Done { group: name(), task: Task::Quarantine, epoch: Epoch(2), outcome: failed });
+    assert!(view.follow_target(&name()).is_none());
+    let outcome = Outcome::Done { info: seen, clean: true };
+    at(&mut view, 1040, What::Done { group: name(), task: Task::Quarantine, epoch: Epoch(2), outcome });
+    assert!(view.follow_target(&name()).is_some());
+    let lost = Lost { bytes: Some(57), file: record.file };
+    assert_eq!(
+        view.untold_loss(&name()),
+        Some(GroupCommand::Diverged { node: NodeId(1), epoch: Epoch(2), lost: lost.clone() })
+    );
+    let mut noted = state;
+    apply(&mut noted, GroupCommand::Diverged { node: NodeId(1), epoch: Epoch(2), lost });
+    applied(&mut view, 1050, &noted);
+    assert_eq!(view.untold_loss(&name()), None, "told once");
+}
+
+#[test]
+fn s11_without_quarantine_it_is_told_and_waits_for_nothing() {
+    let local = LocalGroup { attached: attached(1, "id1", "id1"), ..LocalGroup::default() };
+    let view = back(&later(2), local, false, info(1, Some(NOWHERE), "id1", 257));
+    assert!(view.follow_target(&name()).is_some());
+    let lost = Lost { bytes: Some(57), file: None };
+    assert_eq!(view.untold_loss(&name()), Some(GroupCommand::Diverged { node: NodeId(1), epoch: Epoch(2), lost }));
+}
