@@ -40,6 +40,7 @@ mod watch;
 #[path = "../lab/writer.rs"]
 mod writer;
 
+mod calm;
 mod counter;
 mod events;
 mod hands;
