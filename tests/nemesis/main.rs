@@ -46,5 +46,6 @@ mod events;
 mod hands;
 mod judge;
 mod plan;
+mod quarantine;
 mod run;
 mod timeline;
