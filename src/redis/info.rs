@@ -344,7 +344,8 @@ impl<'a> Fields<'a> {
             version,
             run_id: self.id("run_id")?,
             pid: self.number("process_id")?,
-            uptime: Duration::from_secs(self.count("uptime_in_seconds")?),
+            // Told by the wall clock: negative where that was set back since the start.
+            uptime: Duration::from_secs(self.number::<i64>("uptime_in_seconds")?.try_into().unwrap_or(0)),
             role,
             replid: self.id("master_replid")?,
             replid2: self.id("master_replid2")?,

@@ -80,7 +80,9 @@ impl Cluster {
     pub fn add_host(&mut self, no: HostNo, witness: bool) -> io::Result<()> {
         let net = HostNet::boot(no, &self.wire)?;
         let files = Files::create(self.dir.path(), no)?;
-        let disk = self.options.disks.then(|| Disk::mount(&files.root.join("disk.img"), &files.agent()));
+        // In memory: the machine's own disk has other things to do.
+        let image = crate::files::memory(self.dir.path()).with_extension(format!("n{no}.img"));
+        let disk = self.options.disks.then(|| Disk::mount(&image, &files.agent()));
         if self.options.wall_clocks {
             crate::wall::set(&files, 0)?;
         }

@@ -12,8 +12,8 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::sched::{CloneFlags, unshare};
 
-/// Small enough to be filled at once.
-const SIZE: u64 = 48 << 20;
+/// Room for a store and for what is put under quarantine; no more of it is written than is used.
+const SIZE: u64 = 256 << 20;
 /// The file that fills a disk up.
 const BALLAST: &str = "ballast";
 
@@ -52,8 +52,13 @@ impl Disk {
     /// Leaves not a byte of room.
     pub fn fill(&self) -> io::Result<()> {
         let mut ballast = File::create(self.at.join(BALLAST))?;
+        // The most of it without writing; in memory that is refused or slow, and not needed.
+        let free = nix::sys::statvfs::statvfs(&self.at).map_err(io::Error::from)?;
+        let most = free.blocks_available() as i64 * free.fragment_size() as i64 - (1 << 20);
+        let _ = nix::fcntl::fallocate(&ballast, nix::fcntl::FallocateFlags::empty(), 0, most.max(0));
         for block in [1 << 20, 4096, 512] {
             let zeros = vec![0; block];
+            io::Seek::seek(&mut ballast, io::SeekFrom::End(0))?;
             while ballast.write_all(&zeros).is_ok() {}
         }
         // What was only promised room must have it.
@@ -105,9 +110,12 @@ impl Drop for Disk {
 
 fn mount_loop(image: &Path, at: &Path) -> io::Result<()> {
     File::create(image)?.set_len(SIZE)?;
-    let (image, at) = (image.display().to_string(), at.display().to_string());
-    run("mkfs.ext4", &["-q", "-F", "-O", "^has_journal", "-m", "0", &image])?;
-    run("mount", &["-o", "loop,noatime", &image, &at])
+    let (file, at) = (image.display().to_string(), at.display().to_string());
+    let mounted = run("mkfs.ext4", &["-q", "-F", "-O", "^has_journal", "-m", "0", &file])
+        .and_then(|()| run("mount", &["-o", "loop,noatime", &file, &at]));
+    // The loop device holds it; it goes with the mount.
+    std::fs::remove_file(image)?;
+    mounted
 }
 
 fn run(program: &str, args: &[&str]) -> io::Result<()> {

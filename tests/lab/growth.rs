@@ -99,6 +99,46 @@ fn one_node_grows_to_three_unfelt() {
     });
 }
 
+/// Two nodes are replaced while a third is off; then the only majority is of the two and the third, which knows
+/// neither, and which one of them must lead.
+#[test]
+fn a_node_that_was_off_takes_up_with_members_it_never_heard_of() {
+    in_lab(|| {
+        let c = Cluster::start(Options::new(5));
+        c.wait_healthy(secs(40));
+        let load = c.load();
+        c.kill_host(5);
+        for no in [4, 3] {
+            c.kill_host(no);
+            wait_for("another primary", secs(15), || match c.primary_now()? {
+                now if now == no => Err("not yet".to_owned()),
+                now => Ok(now),
+            });
+            c.replace_host(no);
+            wait_voters(&c, 5, 5);
+            c.wait_steady(secs(30));
+        }
+        // Whose data is not proved yet could not take over.
+        wait_for("proved data", secs(20), || {
+            let status = c.status(1)?;
+            let problems = status["groups"][0]["problems"].to_string();
+            if problems.contains("not proved") { Err(problems) } else { Ok(()) }
+        });
+        c.kill_host(1);
+        c.kill_host(2);
+        c.revive_host(5);
+        let now = c.wait_steady(secs(40));
+        assert!((3..=5).contains(&now));
+        let leader = c.status(5).expect("status")["leader"].to_string();
+        assert!(leader.contains("n3") || leader.contains("n4"), "{leader} leads");
+        c.revive_host(1);
+        c.revive_host(2);
+        c.wait_healthy(secs(40));
+        let history = load.stop();
+        assert!(history.two_servers().is_empty(), "{:#?}", history.two_servers());
+    });
+}
+
 /// S7: a script that blocks an instance is stopped once; the instance is as good as before.
 #[test]
 fn a_blocking_script_leaves_no_trace() {

@@ -4,6 +4,7 @@
 //! - What `WAIT` said that W members had is there: always under `quorum`, under `available` if every change of the
 //!   round says so; after a single fault they must say so.
 //! - Without a change of primary nothing at all is lost, nor by a switchover.
+//! - What an old primary brings back of lost writes is in a file that was saved (S11).
 //! - A counter never counts twice, and what replicas had of it is not counted again.
 //! - Faults that are none of the primary's (a hanging disk, a clock) change no primary.
 
@@ -28,6 +29,8 @@ pub struct Round<'a> {
     pub lost: &'a [String],
     /// Those of them that `WAIT` vouched for.
     pub lost_waited: &'a [String],
+    /// Those of `lost` that came back with an old primary, and that nobody saved.
+    pub unsaved: &'a [String],
     pub counted: &'a Counted,
     pub miscount: &'a Miscount,
 }
@@ -40,6 +43,7 @@ impl Round<'_> {
         if self.miscount.twice > 0 {
             wrong.push(format!("{} increments were done twice", self.miscount.twice));
         }
+        wrong.extend(self.unsaved.iter().map(|key| format!("lost, though it came back, and not saved: {key}")));
         let kept = self.changes.iter().all(|(_, change)| change.kept());
         if self.durability == "quorum" || kept {
             let waited = self.lost_waited.iter().chain(&self.miscount.lost_waited);
@@ -80,6 +84,7 @@ mod tests {
             history: &History::default(),
             lost: &keys(lost),
             lost_waited: &keys(waited),
+            unsaved: &[],
             counted: &Counted::default(),
             miscount: &Miscount::default(),
         };

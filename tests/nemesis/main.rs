@@ -40,10 +40,12 @@ mod watch;
 #[path = "../lab/writer.rs"]
 mod writer;
 
+mod calm;
 mod counter;
 mod events;
 mod hands;
 mod judge;
 mod plan;
+mod quarantine;
 mod run;
 mod timeline;

@@ -79,13 +79,13 @@ impl Kind {
 
     /// Alone, it must not change the primary.
     pub fn is_harmless(self) -> bool {
-        use Kind::{ClockJump, ConfigRewrite, DiskFull, DiskHang, KillAgent};
-        matches!(self, KillAgent | DiskFull | DiskHang | ClockJump | ConfigRewrite)
+        matches!(self, Kind::DiskFull | Kind::DiskHang | Kind::ClockJump | Kind::ConfigRewrite)
     }
 
     /// Alone, it must not lose a single acknowledged write.
     pub fn loses_nothing(self) -> bool {
-        self.is_harmless() || matches!(self, Kind::Switchover | Kind::RestartAgent | Kind::ClientPause)
+        self.is_harmless()
+            || matches!(self, Kind::KillAgent | Kind::Switchover | Kind::RestartAgent | Kind::ClientPause)
     }
 }
 

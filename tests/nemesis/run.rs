@@ -38,6 +38,7 @@ pub fn number(variable: &str) -> Option<u64> {
 fn options(durability: &'static str) -> Options {
     Options {
         durability,
+        quarantine: false,
         hang_after: secs(2),
         disks: true,
         wall_clocks: true,
@@ -62,6 +63,9 @@ struct Totals {
     struck: BTreeMap<Kind, u64>,
     acked: BTreeMap<&'static str, usize>,
     lost: BTreeMap<&'static str, usize>,
+    /// Files under quarantine, and lost writes found in them.
+    files: usize,
+    saved: usize,
     changes: u64,
     unkept: u64,
     slowest: Duration,
@@ -193,6 +197,7 @@ impl Nemesis {
         let mut lost_waited: Vec<String> = all.iter().flat_map(|history| self.c.lost_waited(history, 1, now)).collect();
         lost.retain(|key| !self.gone.contains(key));
         lost_waited.retain(|key| !self.gone.contains(key));
+        let unsaved = self.unsaved(history, &lost);
         let miscount = counted.judge(self.value(&counted.key, now), 1);
         for (epoch, change) in &changes {
             self.told.say(&format!("   epoch {epoch}: {}", change.words));
@@ -212,6 +217,7 @@ impl Nemesis {
             history,
             lost: &lost,
             lost_waited: &lost_waited,
+            unsaved: &unsaved,
             counted,
             miscount: &miscount,
         };
@@ -229,6 +235,32 @@ impl Nemesis {
         if self.before.len() > REMEMBERED {
             self.before.remove(0);
         }
+    }
+
+    /// Lost writes that came back with an old primary and are in no file that the agents saved.
+    fn unsaved(&mut self, history: &History, lost: &[String]) -> Vec<String> {
+        if !self.c.options.quarantine {
+            return Vec::new();
+        }
+        let files = crate::quarantine::collect(&self.c).expect("the saved files");
+        let mut owed = crate::quarantine::owed(&self.c, history, lost);
+        let before = owed.len();
+        for file in &files {
+            if !owed.is_empty() {
+                owed = crate::quarantine::missing(&self.c, file, &owed).expect("a file that loads");
+            }
+            let _ = std::fs::remove_file(file);
+        }
+        self.totals.saved += before - owed.len();
+        self.totals.files += files.len();
+        if before > 0 || !files.is_empty() {
+            self.told.say(&format!(
+                "   {} saved files, {} of {before} lost writes in them",
+                files.len(),
+                before - owed.len()
+            ));
+        }
+        owed
     }
 
     fn value(&self, key: &str, on: HostNo) -> i64 {
@@ -257,6 +289,7 @@ impl Nemesis {
         println!("FIGURE {test}: struck {:?}", t.struck);
         println!("FIGURE {test}: changes of primary {}, without the guarantee {}", t.changes, t.unkept);
         println!("FIGURE {test}: acknowledged {:?}, lost {:?}", t.acked, t.lost);
+        println!("FIGURE {test}: {} files under quarantine, {} lost writes found in them", t.files, t.saved);
         if number("NEMESIS_ROUND").is_none() && t.rounds >= 2 * self.kinds.len() as u64 {
             let never: Vec<_> = self.kinds.iter().filter(|kind| !t.struck.contains_key(kind)).collect();
             assert!(never.is_empty(), "never struck: {never:?}");

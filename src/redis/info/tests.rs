@@ -67,6 +67,15 @@ fn the_processed_offset_is_the_smaller_one() {
     assert_eq!(with("-1", "1505"), 1505, "no count at all");
 }
 
+/// Machines without a clock of their own start in the past or the future; then NTP sets them right.
+#[test]
+fn a_wall_clock_that_was_set_back_is_no_fault() {
+    let (before, after) = PRIMARY.split_once("uptime_in_seconds:").unwrap();
+    let rest = after.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    let info = Info::parse(&format!("{before}uptime_in_seconds:-3549{rest}")).unwrap();
+    assert_eq!(info.uptime, Duration::ZERO);
+}
+
 #[test]
 fn loading_shows_its_progress() {
     let text = PRIMARY.replace(
