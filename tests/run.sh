@@ -29,6 +29,7 @@ trap failed EXIT
 # binary and starts no service.
 missing_packages() {
     command -v cc >/dev/null || echo gcc
+    command -v c++ >/dev/null || echo g++
     command -v pkg-config >/dev/null || echo pkg-config
     pkg-config --exists libsystemd 2>/dev/null || echo libsystemd-dev
     command -v ip >/dev/null || echo iproute2
@@ -68,12 +69,12 @@ if ! cargo nextest --version >/dev/null 2>&1; then
 fi
 
 stage 'scripts'
-for script in run-node.sh tests/run.sh .ci/run; do
+for script in run-node.sh tests/run.sh tests/fuzz/run.sh tests/fuzz/instrument.sh .ci/run; do
     sh -n "$script"
 done
 
 stage 'format'
-cargo fmt --check
+cargo fmt --check --package mainstay --package mainstay-fuzz
 
 stage 'lints'
 cargo clippy --quiet --all-targets --locked -- -D warnings
@@ -86,4 +87,7 @@ cargo test --quiet --locked --manifest-path src/base2histogram/Cargo.toml --targ
 
 stage 'tests'
 cargo nextest run --locked --no-fail-fast
+
+stage 'fuzzing'
+sh tests/fuzz/run.sh
 end_stage

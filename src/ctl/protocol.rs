@@ -50,6 +50,7 @@ pub enum Request {
         #[serde(rename = "length_ms", with = "millis")]
         length: Option<Duration>,
         /// The operator's words, at most [`MAX_REASON`] bytes.
+        #[serde(deserialize_with = "bounded_reason")]
         reason: String,
     },
     /// Automatic promotion again.
@@ -187,6 +188,16 @@ pub fn to_line(message: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     Ok(line)
+}
+
+/// The command line refuses more as well; but anybody who may use the socket can write to it.
+fn bounded_reason<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.len() > MAX_REASON {
+        let why = format!("the reason has {} bytes; at most {MAX_REASON} are kept", text.len());
+        return Err(serde::de::Error::custom(why));
+    }
+    Ok(text)
 }
 
 mod millis {

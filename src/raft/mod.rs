@@ -19,6 +19,8 @@ mod message;
 mod network;
 mod nudge;
 mod peers;
+#[doc(hidden)]
+pub mod probe;
 mod propose;
 mod roster;
 mod serve;

@@ -40,11 +40,16 @@ fn checksum(key: &[u8], schema: u8, body: &[u8]) -> u32 {
 /// `Malformed` if serde refuses the value, which none of ours does.
 pub(super) fn seal<T: Serialize>(key: &[u8], value: &T) -> Result<Vec<u8>, Flaw> {
     let body = postcard::to_stdvec(value).map_err(|_| Flaw::Malformed)?;
+    Ok(under_checksum(key, &body))
+}
+
+/// An encoded value with its header.
+pub(super) fn under_checksum(key: &[u8], body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER + body.len());
     out.push(SCHEMA);
-    out.extend_from_slice(&checksum(key, SCHEMA, &body).to_le_bytes());
-    out.extend_from_slice(&body);
-    Ok(out)
+    out.extend_from_slice(&checksum(key, SCHEMA, body).to_le_bytes());
+    out.extend_from_slice(body);
+    out
 }
 
 /// Decodes what [`seal`] wrote for `key`.

@@ -16,6 +16,8 @@ mod log;
 mod machine;
 mod open;
 mod pages;
+#[doc(hidden)]
+pub mod probe;
 mod types;
 
 pub use codec::SCHEMA;

@@ -19,6 +19,8 @@ mod keys;
 mod link;
 mod listen;
 mod outbox;
+#[doc(hidden)]
+pub mod probe;
 mod server;
 #[cfg(test)]
 mod tests;
