@@ -9,9 +9,12 @@
 mod clock;
 mod desk;
 pub mod emergency;
+mod entry;
+mod force;
 mod logging;
 mod narrate;
 mod notify;
+pub mod order;
 pub mod stamp;
 mod station;
 mod tasks;
@@ -24,20 +27,22 @@ use crate::ctl::status::HostFacts;
 use crate::decide::{Action, Decision, Policy, step};
 use crate::raft::{Formation, Founding, Inbox, Options, RaftNode};
 use crate::store::Store;
-use crate::view::{Event, Item, Stamp, View, What};
+use crate::view::{Event, Item, Moment, Stamp, View, What};
 use crate::wire;
 use anyhow::Context as _;
 use desk::Desk;
+use entry::{Entered, Signals, formed};
 use narrate::Narrator;
 use notify::Notifier;
 use stamp::Stamps;
 use station::Station;
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+pub use entry::Ended;
 pub use logging::init as init_logging;
 
 /// Events waiting for the loop; a shell that would exceed it waits.
@@ -54,11 +59,14 @@ const SAVE_BACKOFF: Duration = Duration::from_secs(1);
 /// What the operator's socket hands over.
 type Asked = (Request, oneshot::Sender<Response>);
 
-/// Runs the agent until it is asked to stop and has handed over or fenced.
+/// How long an answer may take to its reader before the agent starts again.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// Runs the agent until it is asked to stop and has handed over or fenced, or is to start again.
 ///
 /// # Errors
 /// What keeps it from running, with the remedy; nothing of the running cluster was touched then.
-pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<()> {
+pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<Ended> {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -71,6 +79,7 @@ pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<()> {
     let keys = wire::read_key_file(&config.cluster.key_file)?;
     std::fs::create_dir_all(&config.node.data_dir)
         .with_context(|| format!("data_dir {} cannot be made", config.node.data_dir.display()))?;
+    let joining = order::carry_out(&config).await?;
     let store = Store::open(&config.node.data_dir, &config.cluster.name, &config.node.name)?;
     if let Some(parent) = config.control_socket.parent() {
         std::fs::create_dir_all(parent).with_context(|| format!("{} cannot be made", parent.display()))?;
@@ -85,23 +94,40 @@ pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<()> {
         bind: config.node.bind.map_or_else(|| config.node.address.to_string(), |bind| bind.to_string()),
         keys,
         lease,
-        founding: founding(&config.cluster.start),
+        founding: match joining.clone() {
+            Some(address) => Founding::Join(vec![address]),
+            None => founding(&config.cluster.start),
+        },
         control: desk::no_control(),
     };
-    let (raft, inbox) = RaftNode::start(options, store.clone()).await?;
     let mut notifier = Notifier::new();
     notifier.ready();
+    if let Some(why) = store.identity().superseded {
+        let ended = entry::set_aside(&config, &why, &mut asked, &mut signals, &mut notifier).await;
+        return Ok(close(&store, ended).await);
+    }
+    let (raft, inbox) = RaftNode::start(options, store.clone()).await?;
     let result = match formed(&config, &raft, &mut asked, &mut signals, &mut notifier).await? {
-        None => Ok(()),
-        Some(me) => {
+        Entered::Ended(ended) => Ok(ended),
+        Entered::Superseded(why) => store.supersede(&why).await.map(|()| Ended::Again).map_err(Into::into),
+        Entered::Member(me) => {
+            order::done(&config.node.data_dir)?;
             let mut agent = Agent::open(&config, me, raft.clone(), store.clone(), notifier, said).await?;
             agent.listen(inbox);
             agent.run(asked, signals).await
         }
     };
     raft.shutdown().await;
+    Ok(close(&store, result?).await)
+}
+
+/// Whoever asked for it reads the answer before the agent is another one.
+async fn close(store: &Store, ended: Ended) -> Ended {
+    if ended == Ended::Again {
+        tokio::time::sleep(LAST_WORDS).await;
+    }
     store.close().await;
-    result
+    ended
 }
 
 /// The replicated lease rules once there is one; a differing file is worth a word.
@@ -124,62 +150,6 @@ fn founding(start: &Start) -> Founding {
     }
 }
 
-/// SIGTERM and SIGINT.
-struct Signals {
-    term: Signal,
-    int: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let term = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
-        let int = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
-        Ok(Self { term, int })
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
-        }
-    }
-}
-
-/// Waits until this node is part of a cluster. None if it was stopped before.
-async fn formed(
-    config: &Config,
-    raft: &RaftNode,
-    asked: &mut mpsc::Receiver<Asked>,
-    signals: &mut Signals,
-    notifier: &mut Notifier,
-) -> anyhow::Result<Option<NodeId>> {
-    let mut formation = raft.formation();
-    let mut said = String::new();
-    loop {
-        let now = formation.borrow_and_update().clone();
-        let waiting = match now {
-            Formation::Member { id } => return Ok(Some(id)),
-            Formation::Waiting { missing, why } if missing.is_empty() => why,
-            Formation::Waiting { missing, why } => format!("{why}: {}", missing.join(", ")),
-            Formation::Refused { why } => anyhow::bail!("{why}"),
-            Formation::Failed { why } => anyhow::bail!("{why}"),
-        };
-        if waiting != said {
-            tracing::info!("{waiting}");
-            notifier.status(&waiting);
-            said.clone_from(&waiting);
-        }
-        tokio::select! {
-            changed = formation.changed() => changed.context("the Raft shell ended")?,
-            () = signals.stop() => return Ok(None),
-            Some((request, answer)) = asked.recv() => {
-                let _ = answer.send(desk::before_membership(&config.node.name, &request, &waiting));
-            }
-            () = tokio::time::sleep(notifier.petting()) => notifier.pet(),
-        }
-    }
-}
-
 /// The running agent.
 pub(super) struct Agent {
     pub(super) view: View,
@@ -196,19 +166,34 @@ pub(super) struct Agent {
     notifier: Notifier,
     desk: Desk,
     host: HostFacts,
-    ending: Option<(Instant, String)>,
+    ending: Option<Ending>,
+    /// An order was given that the next start carries out.
+    again: bool,
+    dir: PathBuf,
+    /// When so many voters were last connected that a majority could agree.
+    majority_at: Moment,
+}
+
+/// What ends the agent.
+struct Ending {
+    from: Instant,
+    why: String,
+    /// The cluster went on without this node.
+    superseded: bool,
 }
 
 /// What ends the agent, and from when on: a Raft that has stopped at once, members that turn this node away when they
 /// still do after a while.
-fn ending(formation: Formation) -> Option<(Instant, String)> {
-    let (from, why) = match formation {
-        Formation::Failed { why } => (Instant::now(), format!("Raft has stopped: {why}")),
-        Formation::Refused { why } => (Instant::now() + TURNED_AWAY, why),
+fn ending(formation: Formation) -> Option<Ending> {
+    let now = Instant::now();
+    let (from, why, superseded) = match formation {
+        Formation::Failed { why } => (now, format!("Raft has stopped: {why}"), false),
+        Formation::Refused { why } => (now + TURNED_AWAY, why, false),
+        Formation::Superseded { why } => (now, why, true),
         Formation::Waiting { .. } | Formation::Member { .. } => return None,
     };
     tracing::error!("{why}; the agent ends when that lasts and it serves nothing");
-    Some((from, why))
+    Some(Ending { from, why, superseded })
 }
 
 impl Agent {
@@ -251,6 +236,9 @@ impl Agent {
             desk: Desk::default(),
             host: desk::host_facts(config, warnings),
             ending: None,
+            again: false,
+            dir: config.node.data_dir.clone(),
+            majority_at: started,
         })
     }
 
@@ -304,7 +292,7 @@ impl Agent {
         });
     }
 
-    async fn run(&mut self, mut asked: mpsc::Receiver<Asked>, mut signals: Signals) -> anyhow::Result<()> {
+    async fn run(&mut self, mut asked: mpsc::Receiver<Asked>, mut signals: Signals) -> anyhow::Result<Ended> {
         let step = (self.policy.lease / 20).clamp(Duration::from_millis(10), Duration::from_millis(50));
         let mut tick = interval(step);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -344,12 +332,19 @@ impl Agent {
             if self.round(what) {
                 break;
             }
-            if let Some(why) = self.must_end() {
-                anyhow::bail!("{why}");
+            if self.again && !self.serves() {
+                return Ok(Ended::Again);
+            }
+            if let Some(ending) = self.must_end() {
+                if ending.superseded {
+                    self.store.supersede(&ending.why).await?;
+                    return Ok(Ended::Again);
+                }
+                anyhow::bail!("{}", ending.why);
             }
         }
         self.hand_leadership_over().await;
-        Ok(())
+        Ok(Ended::Stopped)
     }
 
     /// S1: the loop wakes at the end of a lease, not at the next tick.
@@ -358,12 +353,21 @@ impl Agent {
         ends.filter(|end| *end > self.view.now).min().map(clock::instant)
     }
 
+    fn serves(&self) -> bool {
+        self.view.mine.iter().any(|name| self.view.lease_live(name))
+    }
+
     /// Restarted, it tries its disk, or the cluster, anew; a lease that is being renewed needs no Raft and is not thrown
-    /// away.
-    fn must_end(&self) -> Option<String> {
-        let (from, why) = self.ending.as_ref()?;
-        let serves = self.view.mine.iter().any(|name| self.view.lease_live(name));
-        (Instant::now() >= *from && !serves).then(|| why.clone())
+    /// away. Nor is a healthy group broken up by a node that was told in error to go on alone.
+    fn must_end(&self) -> Option<&Ending> {
+        let ending = self.ending.as_ref()?;
+        let heard = || {
+            self.view
+                .seats
+                .iter()
+                .any(|(name, seat)| self.view.group(name).is_some_and(|group| self.view.serving_heard(seat, group)))
+        };
+        (Instant::now() >= ending.from && !self.serves() && !(ending.superseded && heard())).then_some(ending)
     }
 
     /// S8: the watchdog is petted only if the round came in time.
@@ -387,6 +391,9 @@ impl Agent {
         for action in actions {
             done |= action == Action::Exit;
             self.act(action);
+        }
+        if force::majority_in_reach(&self.view) {
+            self.majority_at = at;
         }
         self.narrator.tell(&self.view, &self.decision);
         if let Some(status) = self.narrator.status_line(&self.view) {

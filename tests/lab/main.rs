@@ -16,6 +16,7 @@
 mod cluster;
 mod faults;
 mod files;
+mod generation;
 mod growth;
 mod history;
 mod host;

@@ -3,9 +3,9 @@
 use super::*;
 
 /// A report's lineage and offset.
-type Said = (u64, Option<u64>, u64);
+pub(super) type Said = (u64, Option<u64>, u64);
 
-fn report(node: u64, lineage: Option<u64>, offset: u64) -> Report {
+pub(super) fn report(node: u64, lineage: Option<u64>, offset: u64) -> Report {
     Report {
         group: name(),
         next: Epoch(2),
@@ -20,7 +20,7 @@ fn report(node: u64, lineage: Option<u64>, offset: u64) -> Report {
 }
 
 /// The choice of a witness that leads, `waited` after the seal, all guardians having sealed.
-fn choice(state: &State, reports: &[Said], waited: u64, adjust: impl Fn(&mut Agent)) -> Choice {
+pub(super) fn choice(state: &State, reports: &[Said], waited: u64, adjust: impl Fn(&mut Agent)) -> Choice {
     let mut agent = leader(state);
     let seat = agent.seat();
     for guardian in [1, 2, 3] {
@@ -35,7 +35,7 @@ fn choice(state: &State, reports: &[Said], waited: u64, adjust: impl Fn(&mut Age
     choose(view, &name(), group, &view.seats[&name()])
 }
 
-fn chosen(choice: Choice) -> Option<(u64, Guarantee)> {
+pub(super) fn chosen(choice: Choice) -> Option<(u64, Guarantee)> {
     match choice {
         Choice::Promote(chosen) => Some((chosen.node.0, chosen.guarantee)),
         Choice::Wait(_) => None,
