@@ -6,19 +6,22 @@
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use mainstay::agent::{self, emergency};
+use mainstay::agent::order::{self, Order, Stage};
+use mainstay::agent::{self, Ended, emergency};
 use mainstay::cluster::GroupName;
 use mainstay::config::{self, Config, ConfigError, HostPort, Overrides, Warning};
 use mainstay::ctl::DEFAULT_SOCKET;
 use mainstay::ctl::client;
 use mainstay::ctl::command::{self, StatusOptions, emit};
 use mainstay::ctl::exit::{Code, Failure};
+use mainstay::ctl::insist;
 use mainstay::ctl::protocol::{GroupDone, MAX_REASON, Request, Response};
 use mainstay::ctl::render;
 use mainstay::ctl::server::ServerError;
 use mainstay::store::StoreError;
 use mainstay::vip::VipError;
 use mainstay::wire::KeyError;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -73,6 +76,23 @@ enum Command {
         #[command(flatten)]
         socket: SocketArgs,
     },
+    /// Promote a node without proof that nothing is lost: says what may be lost, and asks
+    Failover {
+        /// That this is by force; a change of primary without loss is `mainstay switchover`
+        #[arg(long, required = true)]
+        force: bool,
+        /// The node to promote
+        #[arg(long, value_name = "NODE")]
+        to: String,
+        /// The group; needed where there is more than one
+        #[arg(long, value_name = "GROUP")]
+        group: Option<String>,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
     /// Stop automatic promotion for a while, in the whole cluster
     Pause {
         /// For how long, such as 10m or 2h; without it until `mainstay resume`
@@ -110,6 +130,18 @@ enum Command {
         node: String,
         #[command(flatten)]
         socket: SocketArgs,
+    },
+    /// Drop this node's membership in a cluster that went on without it, and join anew
+    Join {
+        /// A running member
+        #[arg(value_name = "HOST:PORT")]
+        address: HostPort,
+        /// The agent's control socket; else the one of the config
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+        /// This host's config
+        #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+        config: PathBuf,
     },
     /// Stop serving on this host now: seal its instances and drop its VIPs, agent running or not
     Fence {
@@ -204,6 +236,9 @@ async fn run(command: Command) -> Result<u8, Failure> {
         Command::Switchover { group: name, to, socket } => {
             command::change(&socket.path()?, &Request::Switchover { group: group(name), to }).await
         }
+        Command::Failover { force: _, to, group: name, yes, socket } => {
+            insist::failover(&socket.path()?, group(name), to, yes).await
+        }
         Command::Pause { length, reason, group: name, socket } => {
             command::change(&socket.path()?, &Request::Pause { group: group(name), length, reason }).await
         }
@@ -212,6 +247,7 @@ async fn run(command: Command) -> Result<u8, Failure> {
         }
         Command::Members { json, socket } => command::members(&socket.path()?, json).await,
         Command::Leave { node, socket } => command::change(&socket.path()?, &Request::Leave { node }).await,
+        Command::Join { address, socket, config } => join(address.to_string(), socket, &config).await,
         Command::Fence { if_lapsed, socket, config } => fence(if_lapsed, socket, &config).await,
         Command::Keygen => {
             let key = mainstay::wire::generate_key().map_err(|error| Failure::new(Code::Software, error, ""))?;
@@ -225,7 +261,44 @@ async fn run_agent(config: Config, warnings: Vec<Warning>) -> Result<u8, Failure
         Ok(()) => agent::run(config, warnings).await,
         Err(error) => Err(error),
     };
-    ran.map(|()| 0).map_err(|error| agent_failure(&error))
+    match ran {
+        Ok(Ended::Stopped) => Ok(0),
+        Ok(Ended::Again) => Err(start_again()),
+        Err(error) => Err(agent_failure(&error)),
+    }
+}
+
+/// The same program with the same arguments in this very process, so that whoever supervises it notices nothing.
+fn start_again() -> Failure {
+    let mut args = std::env::args_os();
+    let mut again = std::process::Command::new("/proc/self/exe");
+    if let Some(name) = args.next() {
+        again.arg0(name);
+    }
+    let error = again.args(args).exec();
+    Failure::new(Code::Software, format!("the agent cannot start again by itself: {error}"), "Start it by hand.")
+}
+
+/// Through the agent if one runs; else the order waits for its next start.
+async fn join(address: String, socket: Option<PathBuf>, file: &Path) -> Result<u8, Failure> {
+    let loaded = config::load(file);
+    let path = match (socket, &loaded) {
+        (Some(socket), _) => socket,
+        (None, Ok((config, _))) => config.control_socket.clone(),
+        (None, Err(_)) => PathBuf::from(DEFAULT_SOCKET),
+    };
+    let request = Request::Join { address: address.clone() };
+    match client::ask(&path, &request).await {
+        Ok(Response::Done(done)) => return emit(&render::done(&done)).map(|_| 0),
+        Ok(Response::Refused(refused)) => return Err(refused.into()),
+        Ok(_) => return Err(Failure::new(Code::Software, "the agent answered another question", "")),
+        Err(error) if error.nobody() => {}
+        Err(error) => return Err(error.into()),
+    }
+    let (config, _) = loaded.map_err(config_failure)?;
+    let join = Order::Join { address, stage: Stage::Asked };
+    order::give(&config.node.data_dir, &join).map_err(|error| Failure::new(Code::IoErr, format!("{error:#}"), ""))?;
+    emit("no agent runs here; it joins anew when it is started: systemctl start mainstay\n").map(|_| 0)
 }
 
 /// Its own words; the code of the first cause that has one.

@@ -19,7 +19,8 @@ use support::{Agent, Namespace, Redis, config, mainstay, run, wait};
 use tempfile::TempDir;
 
 /// The commands of this stage; a name that is not built must not be there.
-const COMMANDS: [&str; 9] = ["run", "status", "switchover", "pause", "resume", "members", "leave", "fence", "keygen"];
+const COMMANDS: [&str; 11] =
+    ["failover", "join", "run", "status", "switchover", "pause", "resume", "members", "leave", "fence", "keygen"];
 
 fn report() -> StatusReport {
     StatusReport {
@@ -83,14 +84,15 @@ fn help_names_the_commands_and_fits_a_terminal() {
 
 #[test]
 fn a_wrong_command_line_is_64() {
-    let wrong: [&[&str]; 8] = [
+    let wrong: [&[&str]; 9] = [
         &[],
         &["dance"],
         &["status", "--colour"],
         &["leave"],
         &["run", "--join", "10.0.0.1"],
         &["pause", "--for", "soon"],
-        &["failover", "--force", "--to", "n2"],
+        &["failover", "--to", "n2"],
+        &["join", "10.0.0.1"],
         &["fence", "now"],
     ];
     for args in wrong {

@@ -31,9 +31,10 @@ const FENCED: &str = "nothing of it is served here; the best candidate is promot
 pub(super) struct Desk {
     switches: Vec<Switch>,
     fences: Vec<Fence>,
+    pub(super) forced: Vec<super::force::Forced>,
 }
 
-type Reply = Arc<Mutex<Option<oneshot::Sender<Response>>>>;
+pub(super) type Reply = Arc<Mutex<Option<oneshot::Sender<Response>>>>;
 
 struct Switch {
     group: GroupName,
@@ -49,11 +50,11 @@ struct Fence {
     reply: Reply,
 }
 
-fn reply_to(answer: oneshot::Sender<Response>) -> Reply {
+pub(super) fn reply_to(answer: oneshot::Sender<Response>) -> Reply {
     Arc::new(Mutex::new(Some(answer)))
 }
 
-fn give(reply: &Reply, response: Response) {
+pub(super) fn give(reply: &Reply, response: Response) {
     let taken = reply.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(answer) = taken {
         // The operator has gone away: nothing is lost.
@@ -61,7 +62,7 @@ fn give(reply: &Reply, response: Response) {
     }
 }
 
-fn open(reply: &Reply) -> bool {
+pub(super) fn open(reply: &Reply) -> bool {
     reply.lock().unwrap_or_else(PoisonError::into_inner).is_some()
 }
 
@@ -102,6 +103,7 @@ impl Desk {
             }
             open(&switch.reply)
         });
+        self.forced.retain(|forced| forced.settle(view));
         self.fences.retain(|fence| {
             let done: Vec<GroupDone> = view.mine.iter().filter_map(|name| fenced(view, name)).collect();
             let late = view.now.since(fence.asked_at) >= FENCE_PATIENCE;
@@ -168,6 +170,11 @@ impl Agent {
                 let _ = answer.send(Response::Members(members));
             }
             Request::Switchover { group, to } => self.switchover(group, to, answer),
+            Request::ForcePlan { group, to } => {
+                let _ = answer.send(self.force_plan(group, &to));
+            }
+            Request::Force { group, to, founding } => self.force(group, &to, founding, answer),
+            Request::Join { address } => self.rejoin(&address, answer),
             Request::FenceHere {} => {
                 let asked_at = self.view.now;
                 self.desk.fences.push(Fence { asked_at, reply: reply_to(answer) });
@@ -210,7 +217,7 @@ impl Agent {
         status(&self.view, &self.decision, &facts, &self.host)
     }
 
-    fn one_group(&self, group: Option<GroupName>) -> Result<(GroupName, &Group), Response> {
+    pub(super) fn one_group(&self, group: Option<GroupName>) -> Result<(GroupName, &Group), Response> {
         let groups = &self.view.state.groups;
         let wrong = |why: String| Response::refused(RefusalKind::Wrong, why, "");
         match group {

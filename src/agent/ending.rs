@@ -17,14 +17,18 @@ const TURNED_AWAY: Duration = Duration::from_secs(5);
 pub(super) struct Ending {
     from: Instant,
     why: String,
+    superseded: bool,
 }
 
 impl Ending {
     /// What the standing of this node in the cluster calls for.
     pub(super) fn of(formation: Formation, now: Instant) -> Option<Self> {
         match formation {
-            Formation::Failed { why } => Some(Self { from: now, why: format!("Raft has stopped: {why}") }),
-            Formation::Refused { why } => Some(Self { from: now + TURNED_AWAY, why }),
+            Formation::Failed { why } => {
+                Some(Self { from: now, why: format!("Raft has stopped: {why}"), superseded: false })
+            }
+            Formation::Refused { why } => Some(Self { from: now + TURNED_AWAY, why, superseded: false }),
+            Formation::Superseded { why } => Some(Self { from: now, why, superseded: true }),
             Formation::Waiting { .. } | Formation::Member { .. } => None,
         }
     }
@@ -34,10 +38,25 @@ impl Ending {
         &self.why
     }
 
-    /// Whether it is time, and nothing is served here.
-    pub(super) fn is_due(&self, view: &View, now: Instant) -> bool {
-        now >= self.from && !view.mine.iter().any(|name| view.lease_live(name))
+    /// Whether the cluster went on without this node.
+    pub(super) fn superseded(&self) -> bool {
+        self.superseded
     }
+
+    /// Whether it is time, and nothing is served here. Nor is a healthy group broken up by a node that was told in error
+    /// to go on alone.
+    pub(super) fn is_due(&self, view: &View, now: Instant) -> bool {
+        now >= self.from && !serves(view) && !(self.superseded && hears_a_primary(view))
+    }
+}
+
+/// Whether this host serves a group.
+pub(super) fn serves(view: &View) -> bool {
+    view.mine.iter().any(|name| view.lease_live(name))
+}
+
+fn hears_a_primary(view: &View) -> bool {
+    view.seats.iter().any(|(name, seat)| view.group(name).is_some_and(|group| view.serving_heard(seat, group)))
 }
 
 #[cfg(test)]

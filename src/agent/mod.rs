@@ -10,9 +10,12 @@ mod clock;
 mod desk;
 pub mod emergency;
 mod ending;
+mod entry;
+mod force;
 mod logging;
 mod narrate;
 mod notify;
+pub mod order;
 mod quarantine;
 pub mod stamp;
 mod station;
@@ -26,21 +29,23 @@ use crate::ctl::status::HostFacts;
 use crate::decide::{Action, Decision, Policy, step};
 use crate::raft::{Formation, Founding, Inbox, Options, RaftNode};
 use crate::store::Store;
-use crate::view::{Event, Item, Stamp, View, What};
+use crate::view::{Event, Item, Moment, Stamp, View, What};
 use crate::wire;
 use anyhow::Context as _;
 use desk::Desk;
 use ending::Ending;
+use entry::{Entered, Signals, formed};
 use narrate::Narrator;
 use notify::Notifier;
 use stamp::Stamps;
 use station::Station;
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+pub use entry::Ended;
 pub use logging::init as init_logging;
 
 /// Events waiting for the loop; a shell that would exceed it waits.
@@ -60,11 +65,14 @@ const IDLE_MOST: Duration = Duration::from_millis(100);
 /// What the operator's socket hands over.
 type Asked = (Request, oneshot::Sender<Response>);
 
-/// Runs the agent until it is asked to stop and has handed over or fenced.
+/// How long an answer may take to its reader before the agent starts again.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// Runs the agent until it is asked to stop and has handed over or fenced, or is to start again.
 ///
 /// # Errors
 /// What keeps it from running, with the remedy; nothing of the running cluster was touched then.
-pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<()> {
+pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<Ended> {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -77,6 +85,7 @@ pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<()> {
     let keys = wire::read_key_file(&config.cluster.key_file)?;
     std::fs::create_dir_all(&config.node.data_dir)
         .with_context(|| format!("data_dir {} cannot be made", config.node.data_dir.display()))?;
+    let joining = order::carry_out(&config).await?;
     let store = Store::open(&config.node.data_dir, &config.cluster.name, &config.node.name)?;
     if let Some(parent) = config.control_socket.parent() {
         std::fs::create_dir_all(parent).with_context(|| format!("{} cannot be made", parent.display()))?;
@@ -91,23 +100,40 @@ pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<()> {
         bind: config.node.bind.map_or_else(|| config.node.address.to_string(), |bind| bind.to_string()),
         keys,
         lease,
-        founding: founding(&config.cluster.start),
+        founding: match joining.clone() {
+            Some(address) => Founding::Join(vec![address]),
+            None => founding(&config.cluster.start),
+        },
         control: desk::no_control(),
     };
-    let (raft, inbox) = RaftNode::start(options, store.clone()).await?;
     let mut notifier = Notifier::new();
     notifier.ready();
+    if let Some(why) = store.identity().superseded {
+        let ended = entry::set_aside(&config, &why, &mut asked, &mut signals, &mut notifier).await;
+        return Ok(close(&store, ended).await);
+    }
+    let (raft, inbox) = RaftNode::start(options, store.clone()).await?;
     let result = match formed(&config, &raft, &mut asked, &mut signals, &mut notifier).await? {
-        None => Ok(()),
-        Some(me) => {
+        Entered::Ended(ended) => Ok(ended),
+        Entered::Superseded(why) => store.supersede(&why).await.map(|()| Ended::Again).map_err(Into::into),
+        Entered::Member(me) => {
+            order::done(&config.node.data_dir)?;
             let mut agent = Agent::open(&config, me, raft.clone(), store.clone(), notifier, said).await?;
             agent.listen(inbox);
             agent.run(asked, signals).await
         }
     };
     raft.shutdown().await;
+    Ok(close(&store, result?).await)
+}
+
+/// Whoever asked for it reads the answer before the agent is another one.
+async fn close(store: &Store, ended: Ended) -> Ended {
+    if ended == Ended::Again {
+        tokio::time::sleep(LAST_WORDS).await;
+    }
     store.close().await;
-    result
+    ended
 }
 
 /// The replicated lease rules once there is one; a differing file is worth a word.
@@ -130,62 +156,6 @@ fn founding(start: &Start) -> Founding {
     }
 }
 
-/// SIGTERM and SIGINT.
-struct Signals {
-    term: Signal,
-    int: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let term = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
-        let int = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
-        Ok(Self { term, int })
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
-        }
-    }
-}
-
-/// Waits until this node is part of a cluster. None if it was stopped before.
-async fn formed(
-    config: &Config,
-    raft: &RaftNode,
-    asked: &mut mpsc::Receiver<Asked>,
-    signals: &mut Signals,
-    notifier: &mut Notifier,
-) -> anyhow::Result<Option<NodeId>> {
-    let mut formation = raft.formation();
-    let mut said = String::new();
-    loop {
-        let now = formation.borrow_and_update().clone();
-        let waiting = match now {
-            Formation::Member { id } => return Ok(Some(id)),
-            Formation::Waiting { missing, why } if missing.is_empty() => why,
-            Formation::Waiting { missing, why } => format!("{why}: {}", missing.join(", ")),
-            Formation::Refused { why } => anyhow::bail!("{why}"),
-            Formation::Failed { why } => anyhow::bail!("{why}"),
-        };
-        if waiting != said {
-            tracing::info!("{waiting}");
-            notifier.status(&waiting);
-            said.clone_from(&waiting);
-        }
-        tokio::select! {
-            changed = formation.changed() => changed.context("the Raft shell ended")?,
-            () = signals.stop() => return Ok(None),
-            Some((request, answer)) = asked.recv() => {
-                let _ = answer.send(desk::before_membership(&config.node.name, &request, &waiting));
-            }
-            () = tokio::time::sleep(notifier.petting()) => notifier.pet(),
-        }
-    }
-}
-
 /// The running agent.
 pub(super) struct Agent {
     pub(super) view: View,
@@ -203,6 +173,11 @@ pub(super) struct Agent {
     desk: Desk,
     host: HostFacts,
     ending: Option<Ending>,
+    /// An order was given that the next start carries out.
+    again: bool,
+    dir: PathBuf,
+    /// When so many voters were last connected that a majority could agree.
+    majority_at: Moment,
 }
 
 impl Agent {
@@ -247,6 +222,9 @@ impl Agent {
             desk: Desk::default(),
             host: desk::host_facts(config, warnings),
             ending: None,
+            again: false,
+            dir: config.node.data_dir.clone(),
+            majority_at: started,
         })
     }
 
@@ -307,7 +285,7 @@ impl Agent {
         });
     }
 
-    async fn run(&mut self, mut asked: mpsc::Receiver<Asked>, mut signals: Signals) -> anyhow::Result<()> {
+    async fn run(&mut self, mut asked: mpsc::Receiver<Asked>, mut signals: Signals) -> anyhow::Result<Ended> {
         let mut formation = self.raft.formation();
         for (node, up) in self.raft.links() {
             self.at_once.push_back(What::Link { node, up });
@@ -345,12 +323,19 @@ impl Agent {
             if in_time {
                 self.notifier.pet_if_due();
             }
+            if self.again && !ending::serves(&self.view) {
+                return Ok(Ended::Again);
+            }
             if let Some(ending) = self.ending.as_ref().filter(|ending| ending.is_due(&self.view, Instant::now())) {
+                if ending.superseded() {
+                    self.store.supersede(ending.why()).await?;
+                    return Ok(Ended::Again);
+                }
                 anyhow::bail!("{}", ending.why());
             }
         }
         self.hand_leadership_over().await;
-        Ok(())
+        Ok(Ended::Stopped)
     }
 
     /// S1: the loop wakes at the end of a lease; when its regular message is due; and after a while in any case, for what
@@ -383,6 +368,9 @@ impl Agent {
         for action in actions {
             done |= action == Action::Exit;
             self.act(action);
+        }
+        if force::majority_in_reach(&self.view) {
+            self.majority_at = at;
         }
         if self.narrator.tell(&self.view, &self.decision) {
             self.notifier.status(&self.narrator.status_line(&self.view));

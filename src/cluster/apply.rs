@@ -223,6 +223,7 @@ impl Group {
             GroupCommand::Promote { .. } => self.promote(change),
             GroupCommand::Switch { to, why } => self.switch(*to, *why),
             GroupCommand::SwitchOff => self.switch_off(),
+            GroupCommand::Force { node } => self.force(*node),
             GroupCommand::Follow { node, run_id } => self.follow(*node, run_id),
             GroupCommand::Leaving { node, since } => self.leaving(*node, *since),
             GroupCommand::Left { node, since } => {
@@ -346,6 +347,22 @@ impl Group {
         Ok(())
     }
 
+    /// The same seal as of any change; only the choice that follows is the operator's.
+    fn force(&mut self, node: NodeId) -> Outcome {
+        let member = self.members.get(&node).ok_or(Rejection::NoSuchNode(node))?;
+        if member.priority == 0 {
+            return Err(Rejection::NotPromotable(node));
+        }
+        if self.forced == Some(node) {
+            return Err(Rejection::Nothing);
+        }
+        if !matches!(self.phase, Phase::Sealing { .. }) {
+            self.seal(Why::Operator)?;
+        }
+        self.forced = Some(node);
+        Ok(())
+    }
+
     fn promote(&mut self, change: &GroupCommand) -> Outcome {
         let GroupCommand::Promote { successor, run_id, start, guarantee, at_unix_ms } = change else {
             return Err(Rejection::Nothing);
@@ -370,6 +387,7 @@ impl Group {
         self.departed.remove(successor);
         self.epoch = next;
         self.phase = Phase::Stable;
+        self.forced = None;
         let begun = Start { successor: *successor, run_id: run_id.clone(), offset: *start };
         self.starts.insert(next, begun);
         while self.starts.len() > START_LIMIT {

@@ -132,6 +132,12 @@ pub enum GroupCommand {
     },
     /// Call a switchover off; the primary was never asked to stop.
     SwitchOff,
+    /// By an operator's word: seal, if that is not done yet, and promote this one without proof. Leases and seals keep
+    /// their majorities.
+    Force {
+        /// Who.
+        node: NodeId,
+    },
     /// Let a node into F, or let its restarted process in again, before it follows (S5).
     Follow {
         /// Who.

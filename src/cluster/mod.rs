@@ -12,12 +12,14 @@
 
 mod apply;
 mod command;
+mod generation;
 mod local;
 mod state;
 mod words;
 
 pub use apply::Rejection;
 pub use command::{Command, Expect, GroupCommand, GroupIntro, GuardianChange, PhaseKind};
+pub use generation::{first_generation, generation_number, next_generation};
 pub use local::{Attached, Diverged, Lineage, Local, LocalGroup};
 pub use state::{
     Change, Departed, Durability, Follower, FormerQuorum, Group, Guarantee, Guardians, HISTORY_LIMIT, Incumbent, Lost,

@@ -115,6 +115,8 @@ pub struct Group {
     pub history: VecDeque<Change>,
     /// The operator's choice where adoption refused to guess (S13).
     pub bootstrap: Option<NodeId>,
+    /// By an operator's word this one is promoted next, whatever it may lack.
+    pub forced: Option<NodeId>,
 }
 
 impl Group {
@@ -135,6 +137,7 @@ impl Group {
             starts: BTreeMap::new(),
             history: VecDeque::new(),
             bootstrap: None,
+            forced: None,
         }
     }
 

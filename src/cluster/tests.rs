@@ -186,6 +186,54 @@ fn s4_priority_zero_is_never_promoted() {
 }
 
 #[test]
+fn what_is_left_to_one_node_goes_on_with_it_alone() {
+    let mut state = served(4);
+    let gone = leaving::dropped(&state, 4);
+    assert_eq!(change(&mut state, gone), Ok(()));
+    let begin = Command::Guardians(GuardianChange::Begin { next: ids(&[1, 2, 3]) });
+    assert_eq!(state.apply(&begin), Ok(()));
+    let left = state.left_to(NodeId(3));
+    let found = group(&left);
+    assert_eq!(left.nodes.keys().copied().collect::<Vec<_>>(), [NodeId(3)]);
+    assert_eq!((&left.guardians.now, &left.guardians.next), (&ids(&[3]), &None));
+    assert!(left.guardians.version > state.guardians.version && found.version > group(&state).version);
+    assert_eq!(left.next_node, state.next_node, "a number is never given twice");
+    assert_eq!((found.epoch, found.forced, found.quorum), (Epoch(1), Some(NodeId(3)), 1));
+    assert!(matches!(found.phase, Phase::Sealing { next: Epoch(2), .. }));
+    assert!(found.followers.is_empty() && found.departed.is_empty() && found.members.len() == 1);
+    let served = accepted(&left, promotion(3));
+    assert_eq!((group(&served).primary_node(), group(&served).followers.len()), (Some(NodeId(3)), 0));
+    // The name of one that was dropped is free for its return, under another number.
+    let mut again = served;
+    let back = Node { incarnation: Incarnation(99), ..node(1) };
+    assert_eq!(again.apply(&Command::AddNode { node: NodeId(5), record: back }), Ok(()));
+    // A witness serves nothing; what it goes on with has no members until one joins.
+    let mut witness = state.clone();
+    assert_eq!(witness.apply(&Command::AddNode { node: NodeId(5), record: node(5) }), Ok(()));
+    let alone = witness.left_to(NodeId(5));
+    assert_eq!((group(&alone).members.len(), group(&alone).forced), (0, None));
+}
+
+#[test]
+fn force_seals_and_names_the_next() {
+    let force = |n| GroupCommand::Force { node: NodeId(n) };
+    let state = served(5);
+    refused(&state, force(9), &Rejection::NoSuchNode(NodeId(9)));
+    refused(&state, force(5), &Rejection::NotPromotable(NodeId(5)));
+    let forced = accepted(&state, force(2));
+    let sealed = Phase::Sealing { next: Epoch(2), why: Why::Operator, to: None };
+    assert_eq!((&group(&forced).phase, group(&forced).forced), (&sealed, Some(NodeId(2))));
+    refused(&forced, force(2), &Rejection::Nothing);
+    let other = accepted(&forced, force(3));
+    assert_eq!((&group(&other).phase, group(&other).forced), (&sealed, Some(NodeId(3))), "the last word counts");
+    let promoted = accepted(&other, promotion(3));
+    assert_eq!((group(&promoted).epoch, group(&promoted).forced), (Epoch(2), None));
+    // One that nobody ever let in may be the last that has anything.
+    let stranger = accepted(&accepted(&state, leaving::dropped(&state, 4)), force(4));
+    assert_eq!(group(&accepted(&stranger, promotion(4))).primary_node(), Some(NodeId(4)));
+}
+
+#[test]
 fn s10_switching_and_back() {
     let state = served(3);
     refused(&state, GroupCommand::SwitchOff, &Rejection::Nothing);

@@ -53,7 +53,7 @@ async fn fetch(socket: &Path, options: &StatusOptions) -> Result<StatusReport, F
     let report = match answer {
         Response::Status(report) => *report,
         Response::Refused(refused) => return Err(unreachable(refused.into())),
-        Response::Members(_) | Response::Done(_) => return Err(unreachable(unexpected(socket))),
+        Response::Members(_) | Response::Done(_) | Response::Plan(_) => return Err(unreachable(unexpected(socket))),
     };
     let Some(group) = &options.group else { return Ok(report) };
     let known: Vec<String> = report.groups.iter().map(|found| found.name.to_string()).collect();
@@ -162,7 +162,7 @@ pub async fn members(socket: &Path, json: bool) -> Result<u8, Failure> {
             Ok(0)
         }
         Response::Refused(refused) => Err(refused.into()),
-        Response::Status(_) | Response::Done(_) => Err(unexpected(socket)),
+        Response::Status(_) | Response::Done(_) | Response::Plan(_) => Err(unexpected(socket)),
     }
 }
 
@@ -176,7 +176,7 @@ pub async fn change(socket: &Path, request: &Request) -> Result<u8, Failure> {
             Ok(if back { Code::TempFail as u8 } else { 0 })
         }
         Ok(Response::Refused(refused)) => Err(refused.into()),
-        Ok(Response::Status(_) | Response::Members(_)) => Err(unexpected(socket)),
+        Ok(Response::Status(_) | Response::Members(_) | Response::Plan(_)) => Err(unexpected(socket)),
         Err(error @ (ClientError::Silent { .. } | ClientError::Gone { .. })) => {
             let mut failure = Failure::from(error);
             failure.remedy = "Whether it was done is not known: see `mainstay status` before you ask again.".to_owned();

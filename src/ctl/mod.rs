@@ -11,6 +11,8 @@
 pub mod client;
 pub mod command;
 pub mod exit;
+pub mod force;
+pub mod insist;
 pub mod protocol;
 pub mod render;
 pub mod report;

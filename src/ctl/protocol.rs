@@ -35,6 +35,27 @@ pub enum Request {
         /// The node asked for; None lets the agents choose.
         to: Option<String>,
     },
+    /// What a promotion by force may lose, and what it would do.
+    ForcePlan {
+        /// Which group; needed where there is more than one.
+        group: Option<GroupName>,
+        /// The node asked for.
+        to: String,
+    },
+    /// Promote without proof; asked for after the operator has seen the plan.
+    Force {
+        /// Which group; needed where there is more than one.
+        group: Option<GroupName>,
+        /// The node asked for.
+        to: String,
+        /// Whether the plan said that a new generation of the cluster is founded, for lack of a majority.
+        founding: bool,
+    },
+    /// Drop the membership in a cluster that has gone on without this node, or has ended, and join anew.
+    Join {
+        /// A running member, `host:port`.
+        address: String,
+    },
     /// This host stops serving now: drop the VIP and seal the instance of every group (S9).
     FenceHere {},
     /// Take a node out of the cluster for good.
@@ -65,14 +86,16 @@ impl Request {
     pub fn patience(&self) -> Duration {
         match self {
             Self::Status {} | Self::Members {} | Self::FenceHere {} => Duration::from_secs(2),
-            Self::Pause { .. } | Self::Resume { .. } => Duration::from_secs(5),
-            Self::Switchover { .. } | Self::Leave { .. } => Duration::from_secs(15),
+            Self::Pause { .. } | Self::Resume { .. } | Self::ForcePlan { .. } | Self::Join { .. } => {
+                Duration::from_secs(5)
+            }
+            Self::Switchover { .. } | Self::Leave { .. } | Self::Force { .. } => Duration::from_secs(15),
         }
     }
 
     /// Whether asking a second time could do something a second time.
     pub fn changes(&self) -> bool {
-        !matches!(self, Self::Status {} | Self::Members {})
+        !matches!(self, Self::Status {} | Self::Members {} | Self::ForcePlan { .. })
     }
 }
 
@@ -84,6 +107,8 @@ pub enum Response {
     Status(Box<StatusReport>),
     /// To [`Request::Members`].
     Members(MembersReport),
+    /// To [`Request::ForcePlan`].
+    Plan(ForcePlan),
     /// To everything that changes something: it is done.
     Done(Done),
     /// It is not done.
@@ -99,6 +124,19 @@ pub struct MembersReport {
     pub term: u64,
     /// All nodes, by number.
     pub nodes: Vec<NodeStatus>,
+}
+
+/// What a promotion by force would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForcePlan {
+    /// The group.
+    pub group: GroupName,
+    /// The node that would be promoted.
+    pub to: String,
+    /// There is no majority left: a new generation of the cluster would be founded on that node alone.
+    pub founding: bool,
+    /// What may be lost, and what must not be done afterwards, in sentences.
+    pub warnings: Vec<String>,
 }
 
 /// What was done.

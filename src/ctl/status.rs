@@ -114,7 +114,7 @@ fn quorum(view: &View, raft: &RaftFacts) -> Result<NodeId, String> {
 }
 
 /// None if the node was heard within two leases; else for how long it was not, in words.
-fn silence(view: &View, node: NodeId) -> Option<String> {
+pub(super) fn silence(view: &View, node: NodeId) -> Option<String> {
     let limit = if view.lease().is_zero() { Duration::from_secs(2) } else { view.lease() * SILENT_LEASES };
     if node == view.me {
         return None;

@@ -1,6 +1,6 @@
 //! Who is promoted: best data wins (S4), and what proves that nothing acknowledged is lost (S5).
 
-use super::{COLD_START_WAIT, Reason};
+use super::{COLD_START_WAIT, FORCE_WAIT, Reason};
 use crate::cluster::{Durability, Epoch, Group, GroupName, Guarantee, NodeId, Offset, Phase, RunId, Why};
 use crate::view::{Report, Seat, View};
 use std::collections::BTreeMap;
@@ -36,12 +36,24 @@ pub fn choose(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Choi
         return Choice::Wait(Reason::AwaitingSeals(late.map(|id| view.name_of(id)).collect()));
     }
     let reports = reports(view, name, seat, next);
-    let choice = choose_among(view, group, seat, &reports);
+    let choice =
+        choose_forced(view, group, seat, &reports).unwrap_or_else(|| choose_among(view, group, seat, &reports));
     match &choice {
         Choice::Promote(chosen) if reports.get(&chosen.node).is_some_and(|report| report.stopping) => {
             Choice::Wait(Reason::AwaitingRestart(view.name_of(chosen.node)))
         }
         _ => choice,
+    }
+}
+
+/// By an operator's word: that one, once it has reported, whatever it lacks. One that does not report must not keep the
+/// group from choosing by itself for ever.
+fn choose_forced(view: &View, group: &Group, seat: &Seat, reports: &BTreeMap<NodeId, &Report>) -> Option<Choice> {
+    let node = group.forced?;
+    let waiting = view.now.since(seat.forced_at) < FORCE_WAIT;
+    match reports.get(&node) {
+        Some(report) => Some(Choice::Promote(chosen(node, report, Guarantee::Forced))),
+        None => waiting.then(|| Choice::Wait(Reason::AwaitingReports(vec![view.name_of(node)]))),
     }
 }
 

@@ -158,7 +158,7 @@ fn promote(view: &View, name: &GroupName, group: &Group, seat: &Seat, decision: 
 
 fn paused_promotion(view: &View, group: &Group, seat: &Seat) -> Option<Reason> {
     let Phase::Sealing { why, .. } = group.phase else { return None };
-    paused(view, group, seat).filter(|_| !matches!(why, Why::Operator | Why::Shutdown))
+    paused(view, group, seat).filter(|_| !matches!(why, Why::Operator | Why::Shutdown) && group.forced.is_none())
 }
 
 /// S8: an old primary whose agent says nothing is sealed over the network, if its instance answers, before anybody is

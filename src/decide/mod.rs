@@ -35,6 +35,8 @@ pub const VIP_LINGER_PART: u32 = 4;
 pub const SERVE_TRIES: u32 = 4;
 /// See [`SERVE_TRIES`].
 pub const SERVE_LEASES: u32 = 3;
+/// How long a forced promotion waits for the report of the node that was named; then the group chooses by itself again.
+pub const FORCE_WAIT: Duration = Duration::from_secs(10);
 /// How long a cold start waits for members that do not report (S14).
 pub const COLD_START_WAIT: Duration = Duration::from_secs(30);
 /// How long a stopping agent tries to hand over before it fences, and how long it stays at most.

@@ -152,7 +152,9 @@ pub(super) fn foreign_keys(view: &View, name: &GroupName) -> Option<u64> {
     let (_, renewal) = seat.renewal.as_ref()?;
     let serving = renewal.serving.as_ref()?;
     let kin = info.replid == serving.replid || info.replid == serving.replid2;
-    (!member.adopted && info.keys > 0 && !kin).then_some(info.keys)
+    // By this node's own record its instance held the group's data before: it joined anew.
+    let once = view.local.groups.get(name).is_some_and(|local| local.attached.is_some());
+    (!member.adopted && !once && info.keys > 0 && !kin).then_some(info.keys)
 }
 
 /// A stopping agent ends when its part is done, or its time is up.

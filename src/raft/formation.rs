@@ -158,7 +158,13 @@ pub(super) async fn form(inner: &Arc<Inner>, request: FormRequest) -> bool {
 /// Tells when every member turns this node away: it was removed, or is not the node it says it is.
 pub(super) async fn watch_standing(inner: Arc<Inner>) {
     let (mut refusal, mut up) = (inner.peers.refusal(), inner.peers.up());
+    let mut superseded = inner.peers.superseded();
     loop {
+        if let Some(why) = superseded.borrow_and_update().clone() {
+            // Whoever is connected may be of the older generation as well: together they must not begin to serve.
+            tell(&inner, Formation::Superseded { why });
+            return;
+        }
         let said = refusal.borrow_and_update().clone();
         let connected = up.borrow_and_update().values().any(|up| *up);
         let standing = inner.formation.borrow().clone();
@@ -176,6 +182,7 @@ pub(super) async fn watch_standing(inner: Arc<Inner>) {
         }
         tokio::select! {
             changed = refusal.changed() => if changed.is_err() { return },
+            changed = superseded.changed() => if changed.is_err() { return },
             changed = up.changed() => if changed.is_err() { return },
         }
     }
@@ -354,7 +361,7 @@ async fn begin(
 fn random_generation() -> Result<u64, RaftError> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(|error| RaftError::Stopped(format!("no random number: {error}")))?;
-    Ok(u64::from_le_bytes(bytes).max(1))
+    Ok(crate::cluster::first_generation(u64::from_le_bytes(bytes)))
 }
 
 /// Asks running members to take this node in, and waits for the log to reach it.

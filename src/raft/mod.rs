@@ -139,6 +139,11 @@ pub enum Formation {
         /// Its number.
         id: NodeId,
     },
+    /// An operator let the cluster go on without this node; it must not take part with what it has.
+    Superseded {
+        /// By whose word, with the remedy.
+        why: String,
+    },
     /// Raft has stopped; only a restart of the agent helps.
     Failed {
         /// What stopped it.

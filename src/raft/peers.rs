@@ -38,6 +38,7 @@ pub(super) struct Peers {
     table: Mutex<BTreeMap<NodeId, Links>>,
     up: watch::Sender<BTreeMap<NodeId, bool>>,
     refusal: watch::Sender<Option<String>>,
+    superseded: watch::Sender<Option<String>>,
     events: mpsc::Sender<LinkEvent>,
     gossip: mpsc::Sender<Gossip>,
 }
@@ -51,8 +52,8 @@ impl Peers {
         gossip: mpsc::Sender<Gossip>,
     ) -> Self {
         let me = local.hello().node;
-        let (up, refusal) = (watch::Sender::default(), watch::Sender::default());
-        Self { me, roster, local, options, table: Mutex::default(), up, refusal, events, gossip }
+        let (up, refusal, superseded) = (watch::Sender::default(), watch::Sender::default(), watch::Sender::default());
+        Self { me, roster, local, options, table: Mutex::default(), up, refusal, superseded, events, gossip }
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<NodeId, Links>> {
@@ -108,6 +109,11 @@ impl Peers {
         self.refusal.subscribe()
     }
 
+    /// That the cluster has gone on in a newer generation, by the word of one of its nodes: never taken back.
+    pub(super) fn superseded(&self) -> watch::Receiver<Option<String>> {
+        self.superseded.subscribe()
+    }
+
     pub(super) fn is_up(&self, id: NodeId) -> bool {
         self.up.borrow().get(&id).copied().unwrap_or(false)
     }
@@ -157,6 +163,11 @@ async fn watch_link(peers: Arc<Peers>, node: NodeId, mut link: watch::Receiver<L
                 peers.refusal.send_if_modified(|refusal| refusal.take().is_some());
             }
             LinkState::Down { reason } => {
+                if let WireError::Refused(refusal) = &**reason
+                    && refusal.code == RefusalCode::Superseded
+                {
+                    peers.superseded.send_replace(Some(refusal.to_string()));
+                }
                 if let Some(refusal) = turned_away(reason) {
                     peers.refusal.send_replace(Some(refusal));
                 }

@@ -175,6 +175,11 @@ impl Disk {
         unsafe { self.env.resize(size) }.map_err(|error| fault(&self.path, "enlarge the map", error))
     }
 
+    /// Closes the environment, so that it can be opened again in this process.
+    pub(super) fn close(self) {
+        self.env.prepare_for_closing().wait();
+    }
+
     /// Starts the storage thread.
     pub(super) fn start(self) -> Result<Thread, StoreError> {
         let (orders, queue) = mpsc::channel(QUEUE);

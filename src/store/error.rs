@@ -91,6 +91,12 @@ pub enum StoreError {
         /// The limit, MiB.
         limit_mib: usize,
     },
+    /// There is nothing to go on with.
+    #[error("{path} belongs to a node that never was a member of a cluster: it cannot go on alone; start it with the others", path = path.display())]
+    NeverMember {
+        /// The data file.
+        path: PathBuf,
+    },
     /// A value of ours could not be encoded.
     #[error("a record could not be encoded: {0}")]
     Encode(#[from] Flaw),

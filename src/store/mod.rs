@@ -18,12 +18,14 @@ mod open;
 mod pages;
 #[doc(hidden)]
 pub mod probe;
+mod rewrite;
 mod types;
 
 pub use codec::SCHEMA;
 pub use error::StoreError;
 pub use log::LogStore;
 pub use machine::{Builder, Machine};
+pub use rewrite::{found_generation, set_aside};
 pub use types::{
     Applied, Entry, Identity, LogId, Outcome, Peer, Proposal, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
     Vote, boottime,
@@ -92,6 +94,18 @@ impl Store {
     pub async fn enrol(&self, node_id: NodeId, generation: u64) -> Result<(), Arc<StoreError>> {
         let _alone = self.own_write.lock().await;
         let identity = Identity { node_id: Some(node_id), generation, ..self.identity() };
+        self.put(KEY_IDENTITY, &identity).await?;
+        self.identity.send_replace(identity);
+        Ok(())
+    }
+
+    /// Records that the cluster has gone on without this node. Durable when it returns.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub async fn supersede(&self, why: &str) -> Result<(), Arc<StoreError>> {
+        let _alone = self.own_write.lock().await;
+        let identity = Identity { superseded: Some(why.to_owned()), ..self.identity() };
         self.put(KEY_IDENTITY, &identity).await?;
         self.identity.send_replace(identity);
         Ok(())

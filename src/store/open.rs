@@ -245,6 +245,7 @@ impl<'a> Opening<'a> {
             node_id: None,
             incarnation: Incarnation(u128::from_le_bytes(random)),
             generation: 0,
+            superseded: None,
         };
         self.reserve()?;
         let value = codec::seal(KEY_IDENTITY, &identity)?;

@@ -76,6 +76,8 @@ pub struct Identity {
     pub incarnation: Incarnation,
     /// Drawn when the cluster was formed: tells it from an earlier one of the same name. 0 until then.
     pub generation: u64,
+    /// Set once the cluster was heard to have gone on in a newer generation without this node: by whose word.
+    pub superseded: Option<String>,
 }
 
 /// The applied state and what it is the result of. Published after it is durable.

@@ -94,6 +94,9 @@ fn apply_group(seat: &mut Seat, me: NodeId, now: Moment, old: Option<&Group>, ne
         seat.membership.report = None;
         seat.instance.retry_at = now;
     }
+    if new.forced.is_some() && old.is_none_or(|old| old.forced != new.forced) {
+        seat.forced_at = now;
+    }
     let switching = |group: &Group| matches!(group.phase, Phase::Switching { .. });
     if switching(new) && !old.is_some_and(switching) {
         seat.switching_at = now;

@@ -200,7 +200,13 @@ impl View {
 /// S1: found within the stamped lease it carries on; else the epoch it was primary of counts as once held, so that it
 /// fences before anything else. S2: a surrender mark is final.
 fn restarted_seat(me: NodeId, started: Moment, lease: Duration, group: &Group, stamp: Option<&Stamp>) -> Seat {
-    let mut seat = Seat { promoted_at: started, sealing_at: started, switching_at: started, ..Seat::default() };
+    let mut seat = Seat {
+        promoted_at: started,
+        sealing_at: started,
+        switching_at: started,
+        forced_at: started,
+        ..Seat::default()
+    };
     seat.membership.lost_at = group.version;
     seat.membership.began = group.version;
     if group.primary_node() != Some(me) {

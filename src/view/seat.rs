@@ -17,6 +17,8 @@ pub struct Seat {
     pub promoted_at: Moment,
     /// When this node applied the last `Seal`.
     pub sealing_at: Moment,
+    /// When this node applied the last `Force`.
+    pub forced_at: Moment,
     /// When this node applied the last `Switch`.
     pub switching_at: Moment,
     /// The promise given as a guardian. Forgotten by a restart.

@@ -9,6 +9,8 @@ use std::{fmt, sync::Arc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
+use crate::cluster::generation_number;
+
 use super::{WIRE_VERSION, error::Malformed, frame::MAX_MESSAGE, keys::Keys};
 
 /// Longest node or cluster name in a hello, bytes.
@@ -87,6 +89,8 @@ pub enum RefusalCode {
     Cluster,
     /// Other cluster generation.
     Generation,
+    /// The cluster has gone on in a newer generation without this node.
+    Superseded,
     /// Not a member, or not the name or id expected here.
     Node,
     /// The node's store is not the one the cluster knows.
@@ -160,6 +164,9 @@ pub fn check_cluster(ours: &Hello, theirs: &Hello) -> Result<(), Refusal> {
         return Err(Refusal::new(RefusalCode::Cluster, reason));
     }
     if theirs.generation != ours.generation && theirs.lane != Lane::Guest {
+        if let Some(refusal) = superseded(ours, theirs) {
+            return Err(refusal);
+        }
         let reason = format!(
             "cluster '{}' is generation {}, not {}: one of the two nodes belongs to an earlier cluster of that name",
             ours.cluster, ours.generation, theirs.generation
@@ -167,6 +174,27 @@ pub fn check_cluster(ours: &Hello, theirs: &Hello) -> Result<(), Refusal> {
         return Err(Refusal::new(RefusalCode::Generation, reason));
     }
     Ok(())
+}
+
+/// One of the two is of an older generation: it is told apart from a stranger, because its data are of before the
+/// operator's word, and must not be served beside the newer one's.
+fn superseded(ours: &Hello, theirs: &Hello) -> Option<Refusal> {
+    let (own, other) = (generation_number(ours.generation), generation_number(theirs.generation));
+    if own == other || own == 0 || other == 0 {
+        return None;
+    }
+    let (newer, older) = if own > other { (ours, theirs) } else { (theirs, ours) };
+    let reason = format!(
+        "cluster '{}' went on in generation {} without {}, which is of generation {}: run `mainstay join HOST:PORT` on {}, with the address of {}",
+        ours.cluster,
+        generation_number(newer.generation),
+        older.node,
+        generation_number(older.generation),
+        older.node,
+        newer.node
+    );
+    let code = if own > other { RefusalCode::Superseded } else { RefusalCode::Generation };
+    Some(Refusal::new(code, reason))
 }
 
 #[derive(Debug, Clone)]

@@ -63,5 +63,22 @@ fn a_follower_that_vanished_counts_on() {
         });
         std::thread::sleep(secs(2));
         assert!(c.primary_now().is_err(), "promoted without proof");
+        let to = format!("n{last}");
+        let force = ["failover", "--force", "--to", &to];
+        let asked = c.mainstay(last, &force);
+        assert_eq!(asked.status.code(), Some(64), "nobody was there to agree: {asked:?}");
+        assert!(c.primary_now().is_err(), "promoted without a yes");
+        let done = c.mainstay(last, &[&force[..], &["--yes"]].concat());
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(done.status.success(), "{said} {}", String::from_utf8_lossy(&done.stderr));
+        for silent in [gone, first] {
+            assert!(said.contains(&format!("n{silent} is not heard for")), "it does not say what may be lost: {said}");
+        }
+        assert_eq!(c.wait_primary(secs(5)), last);
+        let change = group(&c, last).expect("status")["changes"][0].clone();
+        assert_eq!(change["guarantee"], "by an operator's word, without proof", "{change}");
+        c.revive_host(gone);
+        c.revive_host(first);
+        assert_eq!(c.wait_healthy(secs(40)), last);
     });
 }

@@ -18,6 +18,7 @@ mod data;
 mod disk;
 mod faults;
 mod files;
+mod generation;
 mod growth;
 mod history;
 mod host;

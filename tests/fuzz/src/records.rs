@@ -88,6 +88,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         node_id: Some(NodeId(1)),
         incarnation: Incarnation(5),
         generation: 3,
+        superseded: None,
     };
     let mut seeds = vec![
         [vec![0], probe::body(&identity)].concat(),

@@ -1,0 +1,124 @@
+//! What a promotion by force may lose, in sentences, before it is asked for.
+//!
+//! Pure: told from what this node knows. It says which members' word is missing and how far the named node is known to
+//! be behind; where it does not know, it says that. It must never sound surer than it is: what a silent member holds
+//! nobody can tell.
+
+use crate::cluster::{Epoch, Group, GroupName, NodeId, Offset, Phase};
+use crate::decide;
+use crate::decide::Decision;
+use crate::view::{Moment, Report, Seat, View};
+
+/// What is known of one member's data.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    lineage: Option<Epoch>,
+    offset: Option<Offset>,
+    /// For how long it has not been heard, in words.
+    silent: Option<String>,
+    keys: Option<u64>,
+    voided: bool,
+}
+
+/// The sentences; none if nothing is known to be at risk.
+pub fn risks(view: &View, decision: &Decision, name: &GroupName, to: NodeId) -> Vec<String> {
+    let (Some(group), Some(seat)) = (view.group(name), view.seats.get(name)) else { return Vec::new() };
+    let mut said = Vec::new();
+    let serves = group.primary_node().filter(|_| view.serving_heard(seat, group));
+    if let Some(primary) = serves.filter(|_| matches!(group.phase, Phase::Stable)) {
+        said.push(format!(
+            "{} serves as primary and is fenced; `mainstay switchover --to {}` would lose nothing",
+            view.name_of(primary),
+            view.name_of(to)
+        ));
+    }
+    let target = known(view, decision, name, group, seat, to);
+    said.extend(of_target(&view.name_of(to), &target));
+    for node in group.members.keys().filter(|node| **node != to) {
+        let other = known(view, decision, name, group, seat, *node);
+        said.extend(against(view, *node, &view.name_of(to), &target, &other));
+    }
+    said
+}
+
+fn of_target(name: &str, target: &Known) -> Vec<String> {
+    let mut said = Vec::new();
+    if let Some(silent) = &target.silent {
+        said.push(format!("{name} itself is {silent}: it cannot be promoted before it answers"));
+    }
+    if target.keys == Some(0) {
+        said.push(format!("{name} is EMPTY: all data of the group is lost unless another member is promoted"));
+    }
+    if target.voided {
+        said.push(format!("a full resynchronisation of {name} was cut off: what it holds may be half of anything"));
+    }
+    if target.lineage.is_none() {
+        said.push(format!("nothing proves which epoch the data of {name} belongs to: it may be old"));
+    }
+    said
+}
+
+/// What `node` may hold that the target lacks.
+fn against(view: &View, node: NodeId, to: &str, target: &Known, other: &Known) -> Option<String> {
+    let name = view.name_of(node);
+    let missing = match &other.silent {
+        Some(silent) => format!("{name} is {silent}: writes that only it holds are lost"),
+        None if other.offset.is_none() => {
+            format!("{name} tells nothing of its data: writes that only it holds are lost")
+        }
+        None => String::new(),
+    };
+    let behind = match (target.lineage, other.lineage, target.offset, other.offset) {
+        (Some(own), Some(theirs), ..) if theirs > own => {
+            let epochs = theirs.0 - own.0;
+            format!(
+                "the data of {to} is {epochs} epoch{} older than that of {name}",
+                if epochs == 1 { "" } else { "s" }
+            )
+        }
+        (own, theirs, Some(offset), Some(further)) if further > offset && (own == theirs || own.is_none()) => {
+            format!("{to} lacks up to {} bytes that {name} held when last heard", further.0 - offset.0)
+        }
+        _ => String::new(),
+    };
+    let said: Vec<String> = [missing, behind].into_iter().filter(|part| !part.is_empty()).collect();
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
+fn known(view: &View, decision: &Decision, name: &GroupName, group: &Group, seat: &Seat, node: NodeId) -> Known {
+    let own = (node == view.me).then(|| decide::health(view, decision, name)).flatten();
+    let health = own.as_ref().or_else(|| seat.health.get(&node));
+    let report = report(view, group, seat, node);
+    let renewal =
+        seat.renewal.as_ref().filter(|(_, renewal)| group.primary_node() == Some(node) && renewal.epoch == group.epoch);
+    let served = renewal.and_then(|(_, renewal)| Some((renewal.epoch, renewal.serving.as_ref()?.offset)));
+    let info = seat.instance.seen().filter(|_| node == view.me);
+    Known {
+        lineage: report
+            .map(|report| report.lineage)
+            .or(health.map(|health| health.lineage))
+            .flatten()
+            .or(served.map(|(epoch, _)| epoch)),
+        offset: report
+            .map(|report| report.offset)
+            .or(health.and_then(|health| health.offset))
+            .max(served.map(|(_, offset)| offset)),
+        silent: super::status::silence(view, node),
+        keys: report.map(|report| report.keys).or(info.map(|info| info.keys)),
+        voided: report.is_some_and(|report| report.voided),
+    }
+}
+
+fn report<'a>(view: &'a View, group: &Group, seat: &'a Seat, node: NodeId) -> Option<&'a Report> {
+    let Phase::Sealing { next, .. } = group.phase else { return None };
+    let own = seat.membership.report.as_ref().filter(|_| node == view.me);
+    own.or_else(|| seat.reports.get(&node)).filter(|report| report.next == next)
+}
+
+/// How long a majority must have been out of reach before a new generation may be founded: an election takes less.
+pub const LONELY_LEASES: u32 = 4;
+
+/// Whether a majority has been out of reach for long enough, `since` when it was last seen.
+pub fn lonely(view: &View, since: Moment) -> bool {
+    view.now.since(since) >= (view.lease() * LONELY_LEASES).max(std::time::Duration::from_secs(3))
+}

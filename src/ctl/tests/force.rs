@@ -1,0 +1,59 @@
+//! What is said before a promotion by force.
+
+use super::fixture::{self, Fixture, name};
+use crate::cluster::{Epoch, NodeId, Offset, Replid, RunId};
+use crate::ctl::force::risks;
+use crate::view::Report;
+use std::time::Duration;
+
+fn said(fixture: &Fixture, to: u64) -> String {
+    risks(&fixture.view, &fixture.decision, &name(), NodeId(to)).join("\n")
+}
+
+fn report(node: u64, lineage: Option<u64>, offset: u64, keys: u64) -> Report {
+    Report {
+        group: name(),
+        next: Epoch(4),
+        run_id: RunId(format!("r{node}")),
+        lineage: lineage.map(Epoch),
+        offset: Offset(offset),
+        replid: Replid::from("id"),
+        keys,
+        voided: false,
+        stopping: false,
+    }
+}
+
+#[test]
+fn a_serving_primary_is_better_switched() {
+    let text = said(&fixture::trio(), 2);
+    assert!(text.contains("`mainstay switchover --to n2` would lose nothing"), "{text}");
+    let behind = said(&fixture::trio(), 3);
+    assert!(behind.contains("n3 lacks up to 14 bytes that n1 held"), "{behind}");
+}
+
+#[test]
+fn what_is_missing_is_named_with_its_size() {
+    let mut fixture = fixture::no_primary();
+    fixture.silent(2, Duration::from_secs(12));
+    fixture.seat().reports.insert(NodeId(3), report(3, Some(2), 100, 7));
+    let text = said(&fixture, 3);
+    assert!(text.contains("n2 is not heard for 12.0 s: writes that only it holds are lost"), "{text}");
+    assert!(text.contains("the data of n3 is 1 epoch older than that of n2"), "{text}");
+    assert!(text.contains("n1 tells nothing of its data"), "its instance is dead: {text}");
+    assert!(!text.contains("switchover"), "{text}");
+}
+
+#[test]
+fn an_empty_unproved_or_half_replaced_target_is_called_that() {
+    let mut fixture = fixture::no_primary();
+    fixture.seat().reports.insert(NodeId(3), report(3, None, 100, 0));
+    let text = said(&fixture, 3);
+    assert!(text.contains("n3 is EMPTY") && text.contains("nothing proves"), "{text}");
+    let half = crate::view::Report { voided: true, ..report(3, None, 100, 5) };
+    fixture.seat().reports.insert(NodeId(3), half);
+    let text = said(&fixture, 3);
+    assert!(text.contains("half of anything") && !text.contains("EMPTY"), "{text}");
+    fixture.silent(3, Duration::from_secs(12));
+    assert!(said(&fixture, 3).contains("it cannot be promoted before it answers"));
+}
