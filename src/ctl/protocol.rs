@@ -63,6 +63,13 @@ pub enum Request {
         /// Its name.
         node: String,
     },
+    /// The operator's choice where adoption refused to guess (S13): what the others hold is given up.
+    Bootstrap {
+        /// Which group; needed where there is more than one.
+        group: Option<GroupName>,
+        /// Whose data is the group's.
+        primary: String,
+    },
     /// No automatic promotion for a while.
     Pause {
         /// Which group; None is every group.
@@ -86,9 +93,11 @@ impl Request {
     pub fn patience(&self) -> Duration {
         match self {
             Self::Status {} | Self::Members {} | Self::FenceHere {} => Duration::from_secs(2),
-            Self::Pause { .. } | Self::Resume { .. } | Self::ForcePlan { .. } | Self::Join { .. } => {
-                Duration::from_secs(5)
-            }
+            Self::Pause { .. }
+            | Self::Resume { .. }
+            | Self::ForcePlan { .. }
+            | Self::Join { .. }
+            | Self::Bootstrap { .. } => Duration::from_secs(5),
             Self::Switchover { .. } | Self::Leave { .. } | Self::Force { .. } => Duration::from_secs(15),
         }
     }

@@ -3,7 +3,7 @@
 use super::fixture::{self, Fixture, name};
 use crate::cluster::{Epoch, NodeId, Offset, Replid, RunId};
 use crate::ctl::force::risks;
-use crate::view::Report;
+use crate::view::{Evidence, Report};
 use std::time::Duration;
 
 fn said(fixture: &Fixture, to: u64) -> String {
@@ -20,6 +20,7 @@ fn report(node: u64, lineage: Option<u64>, offset: u64, keys: u64) -> Report {
         replid: Replid::from("id"),
         keys,
         voided: false,
+        evidence: Evidence::default(),
         stopping: false,
     }
 }
