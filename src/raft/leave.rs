@@ -7,7 +7,8 @@
 use super::duty::{self, Step};
 use super::message::{self, LeaveReply, LeaveRequest, kind};
 use super::{Inner, LeaveError, Raft, locked, propose};
-use crate::cluster::{Command, Durability, Group, GroupCommand, GroupName, NodeId};
+use crate::cluster::{Command, Durability, Group, GroupCommand, GroupName, NodeId, majority};
+use openraft::Instant as _;
 use openraft::type_config::async_runtime::watch::WatchReceiver;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,6 +101,7 @@ pub(super) async fn remove(inner: &Arc<Inner>, raft: &Raft, id: NodeId) -> Resul
             return Err("it is the only voter".to_owned());
         }
         if voters.contains(&id) {
+            stands_without(inner, raft, &voters, id)?;
             duty::take(inner, raft, Step::Demote(id)).await?;
         }
     }
@@ -111,6 +113,26 @@ pub(super) async fn remove(inner: &Arc<Inner>, raft: &Raft, id: NodeId) -> Resul
         duty::take(inner, raft, Step::Propose(Command::RemoveNode { node: id })).await?;
     }
     duty::take(inner, raft, Step::Forget(id)).await
+}
+
+/// A change that only the absent could commit would stop the cluster, and cannot be taken back: a majority of the voters
+/// that stay must answer right now.
+fn stands_without(inner: &Inner, raft: &Raft, voters: &[NodeId], leaving: NodeId) -> Result<(), String> {
+    let heard = raft.metrics().borrow_watched().heartbeat.clone().unwrap_or_default();
+    let lately =
+        |id: &NodeId| heard.get(id).copied().flatten().is_some_and(|at| at.elapsed() <= inner.timings.lease / 2);
+    let stay = || voters.iter().filter(|id| **id != leaving);
+    let silent: Vec<NodeId> = stay().filter(|id| inner.id() != Some(**id) && !lately(id)).copied().collect();
+    let staying = stay().count();
+    if staying - silent.len() >= majority(staying) {
+        return Ok(());
+    }
+    let members = inner.roster.members();
+    let names = silent.iter().map(|id| members.get(id).map_or_else(|| id.to_string(), |peer| peer.name.clone()));
+    let names = names.collect::<Vec<_>>().join(", ");
+    Err(format!(
+        "too few voters would be left that answer: {names} is silent; bring it back, or remove it first if it is gone for good"
+    ))
 }
 
 fn refuse_primary(inner: &Inner, id: NodeId) -> Result<(), String> {

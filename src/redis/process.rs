@@ -99,6 +99,17 @@ impl ProcRef {
         proc.is_alive().then_some(proc)
     }
 
+    /// Takes hold of the server process that listens at a TCP port of this network namespace: one that refuses INFO,
+    /// or gives no answer, does not say its pid. Must be called inside a tokio runtime.
+    pub async fn listening(port: u16) -> Option<Self> {
+        // Reads a good part of /proc.
+        let found = tokio::task::spawn_blocking(move || listener(port)).await.ok()??;
+        let process = Self::open(found)?;
+        // The pid may have been another's by then.
+        let again = tokio::task::spawn_blocking(move || listener(port)).await.ok()??;
+        (again == found && process.is_alive()).then_some(process)
+    }
+
     /// The pid in this namespace.
     pub fn pid(&self) -> u32 {
         self.pid
@@ -141,6 +152,38 @@ impl ProcRef {
             }),
         }
     }
+}
+
+/// The server process that holds a socket listening at this port.
+fn listener(port: u16) -> Option<u32> {
+    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+    let sockets: Vec<String> = tables
+        .iter()
+        .filter_map(|table| fs::read_to_string(table).ok())
+        .flat_map(|text| listening(&text, port))
+        .collect();
+    let pids =
+        fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| SERVER_NAMES.contains(&comm.trim_end()))
+    })
+    .find(|pid| {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let mut links = open.filter_map(|fd| fs::read_link(fd.path()).ok());
+        links.any(|link| link.to_str().is_some_and(|link| sockets.iter().any(|socket| socket == link)))
+    })
+}
+
+/// The listening sockets of a table of the kernel (proc(5)), as descriptors name them.
+fn listening(table: &str, port: u16) -> Vec<String> {
+    const LISTEN: &str = "0A";
+    let ending = format!(":{port:04X}");
+    let of = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let found = fields.get(1)?.ends_with(&ending) && *fields.get(3)? == LISTEN;
+        found.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
+    };
+    table.lines().skip(1).filter_map(of).collect()
 }
 
 struct Stat {
@@ -219,6 +262,22 @@ mod tests {
         assert!(parse_stat("42 (x").is_none());
         assert!(parse_stat("").is_none());
         assert!(parse_stat("1 (x) R 1").is_none());
+    }
+
+    #[test]
+    fn a_listening_socket_is_told_from_others() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
+             0: 0100007F:18EB 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0\n   \
+             1: 0100007F:18EB 0100007F:D431 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 20 4\n   \
+             2: 0100007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1 0 100 0\n";
+        assert_eq!(listening(table, 6379), ["socket:[4711]"]);
+        assert!(listening("", 6379).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_is_no_server_is_nobody() {
+        let here = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(ProcRef::listening(here.local_addr().unwrap().port()).await.is_none());
     }
 
     #[tokio::test]

@@ -5,23 +5,29 @@
 //! (S7). A connection that was merely killed is replaced. Silence is told, never judged: how long is too long is
 //! the core's word. The watcher sends nothing but INFO.
 
-use super::Endpoint;
 use super::conn::{Conn, Named, command, text_of};
 use super::error::{Error, GoneKind, from_server};
 use super::info::{Info, InfoError, LoadingProgress};
 use super::outbox::{InstanceEvent, Outbox, Silence};
 use super::process::ProcRef;
+use super::{Endpoint, Target};
 use crate::view::Moment;
 use std::future::pending;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// No pause is shorter, whatever [`Timing`] says: a zero must not spin.
 const SHORTEST: Duration = Duration::from_millis(1);
+/// An instance's process is looked for no more often.
+const SEARCH_PAUSE: Duration = Duration::from_secs(1);
+/// A socket with room in its queue takes a connection at once.
+const SEARCH_BOUND: Duration = Duration::from_millis(20);
 /// This many logins cut in a row are told.
 const CUT_LOGINS: u32 = 5;
 
@@ -101,6 +107,7 @@ impl Watcher {
             shared_process: process.clone(),
             process: None,
             looked_up: None,
+            searched: None,
             waiting_since: None,
             gone: false,
             replace_after: timing.replace_after,
@@ -158,6 +165,8 @@ struct Watch {
     process: Option<ProcRef>,
     /// The run id whose process was looked up.
     looked_up: Option<String>,
+    /// When its process was last looked for because the instance does not tell it.
+    searched: Option<Instant>,
     /// When the oldest request without an answer was sent.
     waiting_since: Option<Instant>,
     /// A crash was told and nothing has answered since.
@@ -186,7 +195,12 @@ impl Watch {
                         End::Misconfigured => self.timing.backoff_misconfigured,
                     }
                 }
-                Waited::Done(Err(err)) => self.connect_failed(err, backoff),
+                Waited::Done(Err(err)) => {
+                    if matches!(err, Error::Busy { .. }) {
+                        self.search().await;
+                    }
+                    self.connect_failed(err, backoff)
+                }
                 Waited::Exited => self.exited(backoff),
                 Waited::Expired => backoff,
             };
@@ -219,7 +233,8 @@ impl Watch {
                 () = &mut exit => return Waited::Exited,
                 done = &mut answer => return Waited::Done(done),
                 () = sleep_until(tell) => {
-                    let process = process.as_ref().and_then(ProcRef::progress);
+                    self.search().await;
+                    let process = self.process.as_ref().and_then(ProcRef::progress);
                     self.outbox.put(InstanceEvent::Silent(Silence { since: since.elapsed(), process }));
                     if started.elapsed() >= limit {
                         self.replace_after = (self.replace_after * 2).min(self.timing.replace_after * 64);
@@ -281,7 +296,10 @@ impl Watch {
             }
             Some(Err(refusal)) => match from_server(conn.target(), "INFO", &refusal) {
                 Error::Loading { .. } => self.outbox.put(InstanceEvent::Loading(LoadingProgress::default())),
-                Error::Busy { .. } => self.outbox.put(InstanceEvent::Busy),
+                Error::Busy { .. } => {
+                    self.search().await;
+                    self.outbox.put(InstanceEvent::Busy);
+                }
                 err @ Error::Auth { .. } => {
                     self.outbox.put(InstanceEvent::AuthFailed { detail: err.to_string() });
                     return Err(End::Misconfigured);
@@ -304,6 +322,30 @@ impl Watch {
             self.outbox.put(InstanceEvent::Loading(info.loading_progress.unwrap_or_default()));
         }
         self.outbox.put(InstanceEvent::Info { info: Box::new(info), asked });
+    }
+
+    /// Looks for the process of an instance that has never told it to this agent: hung or blocked since before the
+    /// agent started, it may have to be killed.
+    async fn search(&mut self) {
+        if self.process.is_some() || self.searched.is_some_and(|at| at.elapsed() < SEARCH_PAUSE) {
+            return;
+        }
+        self.searched = Some(Instant::now());
+        let found = match &self.endpoint.target {
+            Target::Tcp { host, port } if is_here(host) => ProcRef::listening(*port).await,
+            Target::Tcp { .. } => None,
+            Target::Unix(path) => match timeout(SEARCH_BOUND, UnixStream::connect(path)).await {
+                Ok(Ok(stream)) => stream
+                    .peer_cred()
+                    .ok()
+                    .and_then(|peer| peer.pid())
+                    .and_then(|pid| ProcRef::open(pid.cast_unsigned())),
+                _ => None,
+            },
+        };
+        if found.is_some() {
+            self.set_process(found);
+        }
     }
 
     fn answered(&mut self) {
@@ -383,6 +425,12 @@ impl Watch {
         self.process.clone_from(&process);
         *self.shared_process.lock().unwrap_or_else(PoisonError::into_inner) = process;
     }
+}
+
+/// Whether this is an address of this host: nobody else's can be bound.
+fn is_here(host: &str) -> bool {
+    let address = if host == "localhost" { Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)) } else { host.parse::<IpAddr>() };
+    address.is_ok_and(|address| std::net::UdpSocket::bind((address, 0)).is_ok())
 }
 
 async fn exit_of(process: Option<&ProcRef>) {

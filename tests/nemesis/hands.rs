@@ -102,8 +102,12 @@ impl<'a> Hands<'a> {
                 self.ask(host, vec!["CLIENT".into(), "PAUSE".into(), fault.lasts.as_millis().to_string(), what.into()]);
             }
             Kind::Script => {
-                let write = if fault.dice.is_multiple_of(2) { "redis.call('SET', 'script', '1') " } else { "" };
-                self.ask(host, vec!["EVAL".into(), format!("{write}while true do end"), "0".into()]);
+                // One that has written can only be waited for, or killed with all that the instance holds.
+                let script = match fault.dice.is_multiple_of(2) {
+                    true => "redis.call('SET', 'script', '1') local e = os.clock() + 4 while os.clock() < e do end",
+                    false => "while true do end",
+                };
+                self.ask(host, vec!["EVAL".into(), script.into(), "0".into()]);
             }
             Kind::ConfigRewrite => {
                 let samples = (3 + fault.dice % 8).to_string();

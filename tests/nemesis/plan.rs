@@ -31,7 +31,7 @@ pub enum Kind {
     ClockJump,
     DebugSleep,
     ClientPause,
-    /// A script without end; every other one has written, so that it cannot be stopped.
+    /// A script without end, or one of some seconds that has written, so that nothing can stop it.
     Script,
     ConfigRewrite,
     /// SIGTERM, and started again.

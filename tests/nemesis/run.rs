@@ -38,7 +38,7 @@ pub fn number(variable: &str) -> Option<u64> {
 fn options(durability: &'static str) -> Options {
     Options {
         durability,
-        quarantine: false,
+        quarantine: true,
         hang_after: secs(2),
         disks: true,
         wall_clocks: true,
@@ -100,8 +100,6 @@ struct Nemesis {
     /// What earlier rounds' clients were told, without what was lost then.
     before: Vec<History>,
     gone: BTreeSet<String>,
-    /// See [`Round::replaced`].
-    replaced: bool,
     /// What did not hold, over all rounds.
     wrong: Vec<String>,
 }
@@ -118,7 +116,7 @@ fn nemesis(test: &str, durability: &'static str, share: u64) {
         let (kinds, mut events) = (possible(&c), Events::default());
         events.update(&c);
         let (totals, before, gone, wrong) = Default::default();
-        let mut run = Nemesis { c, told, events, kinds, totals, before, gone, replaced: false, wrong };
+        let mut run = Nemesis { c, told, events, kinds, totals, before, gone, wrong };
         let end = Instant::now() + secs(total) / share as u32;
         let only = number("NEMESIS_ROUND");
         while Instant::now() < end {
@@ -212,7 +210,6 @@ impl Nemesis {
             durability: self.c.options.durability,
             struck,
             single,
-            replaced: self.replaced,
             changes: &changes,
             history,
             lost: &lost,
@@ -225,10 +222,6 @@ impl Nemesis {
         wrong.iter().take(20).for_each(|what| self.told.say(&format!("!! {what}")));
         self.wrong.extend(wrong.into_iter().take(5).map(|what| format!("round {number}: {what}")));
         assert!(self.wrong.len() < WRONG_MAX, "seed {}: {:#?}", self.c.seed, self.wrong);
-        if let Some((_, last)) = changes.last() {
-            self.replaced &= !last.kept();
-        }
-        self.replaced |= struck.iter().any(|kind| matches!(kind, Kind::ReplaceHost | Kind::Leave));
         self.totals.add(&round);
         self.gone.extend(lost);
         self.before.push(history.clone());
@@ -239,9 +232,6 @@ impl Nemesis {
 
     /// Lost writes that came back with an old primary and are in no file that the agents saved.
     fn unsaved(&mut self, history: &History, lost: &[String]) -> Vec<String> {
-        if !self.c.options.quarantine {
-            return Vec::new();
-        }
         let files = crate::quarantine::collect(&self.c).expect("the saved files");
         let mut owed = crate::quarantine::owed(&self.c, history, lost);
         let before = owed.len();

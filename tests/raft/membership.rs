@@ -129,6 +129,25 @@ async fn a_wiped_store_is_a_stranger_until_it_joins_anew() {
     anew.stop().await;
 }
 
+/// Else the change could only be committed by the node that is down, and nothing else could be, for as long as it is.
+#[tokio::test]
+async fn nobody_leaves_while_too_few_that_stay_answer() {
+    let site = Site::new(3);
+    let mut nodes = site.start_all().await;
+    let at = leader(&nodes).await;
+    let down = (at + 1) % 3;
+    let stays = format!("n{}", 6 - (at + 1) - (down + 1));
+    nodes.remove(down).stop().await;
+    sleep(LEASE).await;
+    let refusal = nodes[leader(&nodes).await].node.leave(&stays).await.unwrap_err().to_string();
+    assert!(refusal.contains(&format!("n{} is silent", down + 1)), "{refusal}");
+    sleep(LEASE).await;
+    assert_eq!(nodes[leader(&nodes).await].node.leadership().borrow().voters, ids([1, 2, 3]));
+    nodes.push(site.start(down + 1, site.members()).await);
+    settled(&nodes).await;
+    stop_all(nodes).await;
+}
+
 #[tokio::test]
 async fn a_wiped_store_that_joins_replaces_the_one_that_is_gone() {
     let site = Site::new(3);

@@ -179,6 +179,32 @@ async fn a_blocking_script_is_busy_and_can_be_killed() {
     }
 }
 
+/// An agent may start while its instance is blocked or hung: what cannot say its pid must be killable all the same.
+#[tokio::test]
+async fn the_process_of_an_instance_that_never_answered_is_found() {
+    for blocked in [true, false] {
+        let server = Server::start(&["--busy-reply-threshold", "100"]).await;
+        let mut client = server.client().await;
+        let script = "redis.call('SET', 'x', '1') while true do end";
+        let runner =
+            tokio::spawn(async move { redis::cmd("EVAL").arg(script).arg(0).query_async::<()>(&mut client).await });
+        sleep(Duration::from_millis(300)).await;
+        if !blocked {
+            server.signal(libc::SIGSTOP);
+        }
+        for endpoint in [server.tcp(), server.unix()] {
+            let seen = Seen::of(endpoint);
+            let end = Instant::now() + Duration::from_secs(3);
+            while seen.watcher.process().is_none() {
+                assert!(Instant::now() < end, "not found, blocked {blocked}");
+                sleep(Duration::from_millis(10)).await;
+            }
+            assert_eq!(seen.watcher.process().expect("found").pid(), server.pid());
+        }
+        runner.abort();
+    }
+}
+
 #[tokio::test]
 async fn loading_is_told_and_is_not_silence() {
     let mut server = Server::start(&[]).await;
