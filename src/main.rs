@@ -95,6 +95,17 @@ enum Command {
         #[command(flatten)]
         socket: SocketArgs,
     },
+    /// Say whose data is the group's, where its members hold several; what the others hold is given up
+    Bootstrap {
+        /// The node whose data stays
+        #[arg(long, value_name = "NODE")]
+        primary: String,
+        /// The group; needed where there is more than one
+        #[arg(long, value_name = "GROUP")]
+        group: Option<String>,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
     /// List the nodes of the cluster
     Members {
         /// As JSON
@@ -209,6 +220,9 @@ async fn run(command: Command) -> Result<u8, Failure> {
         }
         Command::Resume { group: name, socket } => {
             command::change(&socket.path()?, &Request::Resume { group: group(name) }).await
+        }
+        Command::Bootstrap { primary, group: name, socket } => {
+            command::change(&socket.path()?, &Request::Bootstrap { group: group(name), primary }).await
         }
         Command::Members { json, socket } => command::members(&socket.path()?, json).await,
         Command::Leave { node, socket } => command::change(&socket.path()?, &Request::Leave { node }).await,

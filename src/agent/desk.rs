@@ -168,6 +168,7 @@ impl Agent {
                 let _ = answer.send(Response::Members(members));
             }
             Request::Switchover { group, to } => self.switchover(group, to, answer),
+            Request::Bootstrap { group, primary } => self.bootstrap(group, &primary, answer),
             Request::FenceHere {} => {
                 let asked_at = self.view.now;
                 self.desk.fences.push(Fence { asked_at, reply: reply_to(answer) });
@@ -289,6 +290,43 @@ impl Agent {
         let change = GroupCommand::Switch { to: target, why: Why::Operator };
         let command = Command::Group { group: name.clone(), expect: group.expect(), change };
         Ok((name, from, group.epoch, command))
+    }
+
+    /// S13. Without its data at hand this node cannot tell what is given up: the group's status does.
+    fn bootstrap(&self, group: Option<GroupName>, primary: &str, answer: oneshot::Sender<Response>) {
+        let prepared = self.one_group(group).and_then(|(name, group)| {
+            let wrong = |why: String| Response::refused(RefusalKind::Wrong, why, "");
+            let nodes = &self.view.state.nodes;
+            let found = nodes.iter().find(|(_, node)| node.name == primary);
+            let (id, _) = found.ok_or_else(|| wrong(format!("there is no node {primary}")))?;
+            if !group.members.contains_key(id) {
+                return Err(wrong(format!("{primary} has no instance of {name}")));
+            }
+            if group.epoch > Epoch(0) && group.primary_node() != Some(*id) {
+                let why = format!("{name} has a primary already, and {primary} is not it");
+                let remedy = "name the primary to give up what else holds data; `mainstay switchover --to` changes it";
+                return Err(Response::refused(RefusalKind::Wrong, why, remedy));
+            }
+            let change = GroupCommand::Bootstrap { node: *id };
+            Ok((name.clone(), Command::Group { group: name, expect: group.expect(), change }))
+        });
+        let (name, command) = match prepared {
+            Ok(prepared) => prepared,
+            Err(refusal) => {
+                let _ = answer.send(refusal);
+                return;
+            }
+        };
+        let (raft, said) =
+            (self.raft.clone(), format!("{primary}'s data is the data of {name}; what others hold is given up"));
+        tokio::spawn(async move {
+            let response = match raft.propose(command).await {
+                Ok(Ok(()) | Err(crate::cluster::Rejection::Nothing)) => Response::said(said),
+                Ok(Err(rejection)) => Response::refused(RefusalKind::NotNow, rejection.to_string(), "try again"),
+                Err(error) => Response::refused(RefusalKind::NotNow, error.to_string(), "try again"),
+            };
+            let _ = answer.send(response);
+        });
     }
 
     fn named_target(&self, name: &GroupName, group: &Group, from: NodeId, to: &str) -> Result<NodeId, Response> {

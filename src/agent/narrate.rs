@@ -1,7 +1,7 @@
 //! Tells what changed: a line per change of reason, of primary, of leader, and the one line for `systemctl status`.
 
 use crate::cluster::{Epoch, Group, GroupName, Guarantee, Lost, NodeId, Phase, Version};
-use crate::decide::{Decision, Reason};
+use crate::decide::{Decision, Reason, ground_text};
 use crate::view::{Posture, View, loss_text};
 use std::collections::BTreeMap;
 
@@ -161,14 +161,15 @@ impl Narrator {
 }
 
 /// What held for acknowledged writes, in words (S5).
-pub(crate) fn guarantee_text(guarantee: Guarantee) -> &'static str {
-    match guarantee {
+pub(crate) fn guarantee_text(guarantee: Guarantee) -> String {
+    let text = match guarantee {
         Guarantee::Fresh => "first promotion",
         Guarantee::Kept => "every write that a write quorum held is kept",
         Guarantee::BestReached => {
             "the best data that could be reached was taken; writes held only by unreachable instances may be lost"
         }
-        Guarantee::ColdStart => "chosen after a cold start by what the disks hold",
+        Guarantee::ColdStart(ground) => return format!("chosen after a cold start: {}", ground_text(ground)),
         Guarantee::Forced => "forced by an operator; acknowledged writes may be lost",
-    }
+    };
+    text.to_owned()
 }

@@ -87,12 +87,12 @@ impl Station {
         let (sights, seen) = mpsc::channel(16);
         let watcher =
             Arc::new(Watcher::spawn(endpoint.clone(), Timing { pace: pace(lease), ..Timing::default() }, sights));
-        pumps.push(tokio::spawn(pump_instance(group.clone(), seen, events.clone())));
         let announce = Announce { ip: config.announce.host.bare(), port: config.announce.port };
         let settings = Settings { announce: Some(announce) };
         let commander = Commander::new(endpoint.clone(), settings, Some(watcher.poke()));
         let hands = Hands { commander, endpoint, vip, lease, data_dir: data_dir.to_owned() };
         let hands = Arc::new(hands);
+        pumps.push(tokio::spawn(pump_instance(group.clone(), Arc::clone(&hands), seen, events.clone())));
         Ok(Self { group, hands, watcher, events, running: None, aside: None, holding: Arc::default(), pumps })
     }
 
@@ -293,11 +293,34 @@ async fn pump_vip(group: GroupName, mut seen: mpsc::Receiver<VipEvent>, events: 
     }
 }
 
-async fn pump_instance(group: GroupName, mut seen: mpsc::Receiver<InstanceEvent>, events: mpsc::Sender<What>) {
+/// S14: once for each process, right after it is first seen.
+async fn tell_newest(group: GroupName, hands: Arc<Hands>, info: crate::redis::Info, events: mpsc::Sender<What>) {
+    let Ok(files) = hands.commander.data_files(clock::within(Duration::from_secs(1))).await else { return };
+    let run_id = info.run_id.as_str().into();
+    let newest = tokio::task::spawn_blocking(move || files.newest_unix_ms(&info)).await;
+    if let Ok(Some(unix_ms)) = newest {
+        let _ = events.send(What::Newest { group, run_id, unix_ms }).await;
+    }
+}
+
+async fn pump_instance(
+    group: GroupName,
+    hands: Arc<Hands>,
+    mut seen: mpsc::Receiver<InstanceEvent>,
+    events: mpsc::Sender<What>,
+) {
     let mut last: Option<ProcessState> = None;
+    let mut known = String::new();
     while let Some(event) = seen.recv().await {
         let seen = match event {
-            InstanceEvent::Info { info, asked } => Sight::Info(translate(&info, asked)),
+            InstanceEvent::Info { info, asked } => {
+                if !info.loading && known != info.run_id {
+                    known.clone_from(&info.run_id);
+                    let (hands, info) = (Arc::clone(&hands), (*info).clone());
+                    tokio::spawn(tell_newest(group.clone(), hands, info, events.clone()));
+                }
+                Sight::Info(translate(&info, asked))
+            }
             InstanceEvent::Loading(_) => Sight::Loading,
             InstanceEvent::Busy => Sight::Busy,
             InstanceEvent::Silent(silence) => {
@@ -344,13 +367,22 @@ pub(super) fn translate(info: &crate::redis::Info, asked: Moment) -> Info {
         primary: info.role == crate::redis::Role::Primary,
         replid: info.replid.as_str().into(),
         replid2: info.replid2.as_str().into(),
+        second: info.second_offset.map(|end| crate::cluster::Offset(end.saturating_sub(1))),
         offset: crate::cluster::Offset(info.offset),
+        backlog: backlog(info),
         upstream: info.upstream.as_ref().map(|(host, port)| address(host, *port)),
         link_up: info.link_up,
         syncing: info.sync_in_progress,
         loading: info.loading || info.async_loading,
         keys: info.keys,
         replicas: info.replicas.iter().filter_map(row).collect(),
+    }
+}
+
+fn backlog(info: &crate::redis::Info) -> (crate::cluster::Offset, u64) {
+    match info.backlog_active {
+        true => (crate::cluster::Offset(info.backlog_first_offset), info.backlog_size),
+        false => (crate::cluster::Offset(0), 0),
     }
 }
 

@@ -291,10 +291,15 @@ impl Group {
                 if !self.members.contains_key(node) {
                     return Err(Rejection::NoSuchNode(*node));
                 }
-                if self.epoch.0 != 0 {
+                // Once somebody serves, it can only be said that what else is there is given up.
+                if self.epoch.0 != 0 && self.primary_node() != Some(*node) {
+                    return Err(Rejection::NotPromotable(*node));
+                }
+                let known = self.bootstrap.replace(*node) == Some(*node);
+                if known && self.members.values().all(|member| member.adopted) {
                     return Err(Rejection::Nothing);
                 }
-                self.bootstrap = Some(*node);
+                self.members.values_mut().for_each(|member| member.adopted = true);
                 Ok(())
             }
             _ => Err(Rejection::Nothing),

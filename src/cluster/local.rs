@@ -31,6 +31,10 @@ pub struct LocalGroup {
     pub attached: Option<Attached>,
     /// What this instance held that the group's data lacks, when it last came back (S11).
     pub diverged: Option<Diverged>,
+    /// Before the group's first promotion: the process that was found serving as a primary (S13).
+    pub found_primary: Option<RunId>,
+    /// The agent was stopped in order, and left the instance detached at this offset (S14).
+    pub rest: Option<Offset>,
 }
 
 /// Data of an instance that came back and that the group's data lacks (S11). Recorded before the instance may follow,

@@ -20,8 +20,8 @@ pub use apply::Rejection;
 pub use command::{Command, Expect, GroupCommand, GroupIntro, GuardianChange, PhaseKind};
 pub use local::{Attached, Diverged, Lineage, Local, LocalGroup};
 pub use state::{
-    Change, Departed, Durability, Follower, FormerQuorum, Group, Guarantee, Guardians, HISTORY_LIMIT, Incumbent, Lost,
-    Member, Node, Pause, Phase, START_LIMIT, Start, State, Why, majority,
+    Change, Departed, Durability, Follower, FormerQuorum, Ground, Group, Guarantee, Guardians, HISTORY_LIMIT,
+    Incumbent, Lost, Member, Node, Pause, Phase, START_LIMIT, Start, State, Why, majority,
 };
 pub use words::{Epoch, GroupName, Incarnation, NodeId, Offset, Replid, RunId, Version};
 

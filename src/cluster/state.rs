@@ -334,6 +334,25 @@ impl Why {
     }
 }
 
+/// On what ground a cold start chose (S14), the surest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ground {
+    /// No other instance held any data.
+    OnlyData,
+    /// Replication id and offset, as its RDB file kept them: the latest epoch, then the greatest offset.
+    Offset,
+    /// It was the last primary; an AOF keeps neither id nor offset.
+    LastPrimary,
+    /// Its agent's record of its last role, or of a stop in order, is the latest.
+    RoleRecord,
+    /// The newest write on disk, by the hosts' wall clocks.
+    NewestWrite,
+    /// Nothing tells them apart: the most keys, priority, lower number.
+    Equal,
+    /// All members are there and none holds any data.
+    AllEmpty,
+}
+
 /// What held for acknowledged writes at a promotion (S5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Guarantee {
@@ -344,7 +363,7 @@ pub enum Guarantee {
     /// Fewer reports than R: the best data that could be reached was taken.
     BestReached,
     /// Nobody had lineage: chosen by what the disks prove (S14).
-    ColdStart,
+    ColdStart(Ground),
     /// By an operator's word, without proof.
     Forced,
 }

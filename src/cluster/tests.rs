@@ -215,7 +215,7 @@ fn settings_of_a_group() {
     assert_eq!(group(&set).members[&NodeId(2)].priority, 5);
     let quorum = accepted(&state, GroupCommand::SetDurability(Durability::Quorum));
     assert_eq!(group(&quorum).durability, Durability::Quorum);
-    refused(&state, GroupCommand::Bootstrap { node: NodeId(2) }, &Rejection::Nothing);
+    refused(&state, GroupCommand::Bootstrap { node: NodeId(2) }, &Rejection::NotPromotable(NodeId(2)));
     refused(&cluster(2), GroupCommand::Bootstrap { node: NodeId(9) }, &Rejection::NoSuchNode(NodeId(9)));
     assert_eq!(group(&accepted(&cluster(2), GroupCommand::Bootstrap { node: NodeId(2) })).bootstrap, Some(NodeId(2)));
 }

@@ -42,6 +42,13 @@ pub enum Request {
         /// Its name.
         node: String,
     },
+    /// The operator's choice where adoption refused to guess (S13): what the others hold is given up.
+    Bootstrap {
+        /// Which group; needed where there is more than one.
+        group: Option<GroupName>,
+        /// Whose data is the group's.
+        primary: String,
+    },
     /// No automatic promotion for a while.
     Pause {
         /// Which group; None is every group.
@@ -64,7 +71,7 @@ impl Request {
     pub fn patience(&self) -> Duration {
         match self {
             Self::Status {} | Self::Members {} | Self::FenceHere {} => Duration::from_secs(2),
-            Self::Pause { .. } | Self::Resume { .. } => Duration::from_secs(5),
+            Self::Pause { .. } | Self::Resume { .. } | Self::Bootstrap { .. } => Duration::from_secs(5),
             Self::Switchover { .. } | Self::Leave { .. } => Duration::from_secs(15),
         }
     }

@@ -354,7 +354,7 @@ fn change_status(view: &View, change: &Change) -> ChangeStatus {
         Guarantee::Fresh => "first promotion",
         Guarantee::Kept => "every acknowledged write kept",
         Guarantee::BestReached => "best data that could be reached; acknowledged writes may be lost",
-        Guarantee::ColdStart => "cold start: chosen by what the disks prove",
+        Guarantee::ColdStart(ground) => &format!("cold start: {}", decide::ground_text(ground)),
         Guarantee::Forced => "by an operator's word, without proof",
     };
     ChangeStatus {

@@ -1,6 +1,7 @@
 //! Who is promoted: best data wins (S4), and what proves that nothing acknowledged is lost (S5).
 
-use super::{COLD_START_WAIT, Reason};
+use super::Reason;
+use super::cold::{choose_cold, choose_first};
 use crate::cluster::{Durability, Epoch, Group, GroupName, Guarantee, NodeId, Offset, Phase, RunId, Why};
 use crate::view::{Report, Seat, View};
 use std::collections::BTreeMap;
@@ -93,7 +94,7 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     Choice::Promote(chosen(*node, report, guarantee))
 }
 
-fn chosen(node: NodeId, report: &Report, guarantee: Guarantee) -> Chosen {
+pub(super) fn chosen(node: NodeId, report: &Report, guarantee: Guarantee) -> Chosen {
     Chosen { node, run_id: report.run_id.clone(), offset: report.offset, guarantee }
 }
 
@@ -129,81 +130,4 @@ pub(super) fn own_report<'a>(view: &'a View, name: &GroupName) -> Option<&'a Rep
             saved.member_sealed >= report.next && saved.lineage.as_ref().map(|lineage| lineage.epoch) == report.lineage
         });
     durable.then_some(report)
-}
-
-/// S13, first start: everybody's word is needed; at most one set of data, or kin.
-fn choose_first(view: &View, group: &Group, reports: &BTreeMap<NodeId, &Report>) -> Choice {
-    let strangers = view.state.nodes.iter().filter(|(_, node)| !node.introduced);
-    let strangers: Vec<String> = strangers.map(|(_, node)| node.name.clone()).collect();
-    if !strangers.is_empty() {
-        return Choice::Wait(Reason::AwaitingIntroductions(strangers));
-    }
-    if let Some(wait) = missing_reports(view, group, reports) {
-        return wait;
-    }
-    choose_by_disk(view, group, reports, Guarantee::Fresh)
-}
-
-fn missing_reports(view: &View, group: &Group, reports: &BTreeMap<NodeId, &Report>) -> Option<Choice> {
-    let late = group.members.keys().filter(|node| !reports.contains_key(node));
-    let late: Vec<String> = late.map(|node| view.name_of(*node)).collect();
-    (!late.is_empty()).then_some(Choice::Wait(Reason::AwaitingReports(late)))
-}
-
-/// S14, cold start: nobody has lineage. All members must have reported; under `available`, after a wait, all that can
-/// be reached, and then never an empty one, nor one that a full resynchronisation has half replaced.
-fn choose_cold(view: &View, group: &Group, seat: &Seat, reports: &BTreeMap<NodeId, &Report>) -> Choice {
-    if let Some(wait) = missing_reports(view, group, reports) {
-        let waited =
-            view.now.since(seat.sealing_at) >= COLD_START_WAIT && view.now.since(view.started) >= COLD_START_WAIT;
-        // A member whose agent lives and whose instance is down has nothing to report and is not waited for.
-        let alive = |node: &NodeId| {
-            view.peers.get(node).is_some_and(|peer| peer.link)
-                && seat.health.get(node).is_none_or(|health| health.posture != "down")
-        };
-        let mut reachable = group.members.keys().filter(|node| !reports.contains_key(node) && alive(node));
-        let may = group.durability == Durability::Available && waited && reachable.next().is_none();
-        let holding: BTreeMap<NodeId, &Report> = reports
-            .iter()
-            .filter(|(_, report)| report.keys > 0 && !report.voided)
-            .map(|(node, report)| (*node, *report))
-            .collect();
-        if !may || holding.is_empty() {
-            return wait;
-        }
-        return choose_by_disk(view, group, &holding, Guarantee::ColdStart);
-    }
-    choose_by_disk(view, group, reports, Guarantee::ColdStart)
-}
-
-/// Compares what the disks prove: data before none; among kin the greatest offset; else the last primary; else the
-/// operator must choose.
-fn choose_by_disk(view: &View, group: &Group, reports: &BTreeMap<NodeId, &Report>, guarantee: Guarantee) -> Choice {
-    let priority = |node: NodeId| group.members.get(&node).map_or(0, |member| member.priority);
-    let last = group.primary_node();
-    let whole = reports.values().any(|report| report.keys > 0 && !report.voided);
-    let holds = |report: &Report| report.keys > 0 && !(whole && report.voided);
-    let holding: Vec<NodeId> = reports.iter().filter(|(_, r)| holds(r)).map(|(node, _)| *node).collect();
-    let pool: Vec<(NodeId, &Report)> = reports
-        .iter()
-        .filter(|(node, report)| priority(**node) > 0 && (holding.is_empty() || holds(report)))
-        .map(|(node, report)| (*node, *report))
-        .collect();
-    if pool.is_empty() {
-        return Choice::Wait(Reason::NobodyPromotable);
-    }
-    if let Some((node, report)) = pool.iter().find(|(node, _)| Some(*node) == group.bootstrap) {
-        return Choice::Promote(chosen(*node, report, guarantee));
-    }
-    let kin = pool.iter().all(|(_, report)| report.replid == pool[0].1.replid);
-    let best = pool.iter().max_by_key(|(node, report)| {
-        let offset = if kin && !holding.is_empty() { report.offset } else { Offset(0) };
-        (offset, Some(*node) == last, priority(*node), std::cmp::Reverse(*node))
-    });
-    let Some((node, report)) = best else { return Choice::Wait(Reason::NobodyPromotable) };
-    let certain = kin || holding.len() <= 1 || Some(*node) == last;
-    if !certain {
-        return Choice::Wait(Reason::TwoDataSets(holding.iter().map(|node| view.name_of(*node)).collect()));
-    }
-    Choice::Promote(chosen(*node, report, guarantee))
 }

@@ -9,6 +9,7 @@
 //! S6 (only the promoted process serves), S7, S8 (detach in silence), S9 (mark before surrender), S10.
 
 mod choose;
+mod cold;
 mod coordinate;
 mod own;
 mod protect;
@@ -16,6 +17,7 @@ mod reason;
 mod talk;
 
 pub use choose::{Choice, Chosen, choose};
+pub use cold::ground_text;
 pub use reason::{Reason, why_text};
 
 use crate::cluster::{Command, Diverged, Durability, Epoch, GroupIntro, GroupName, Local, NodeId, RunId, Why};

@@ -173,6 +173,10 @@ pub(super) fn stopped_for(view: &View) -> Duration {
 }
 
 fn rested(view: &View, group: &Group, seat: &Seat) -> bool {
+    // The record of a stop in order is on disk (S14).
+    if view.local != view.saved {
+        return false;
+    }
     let dead = matches!(seat.instance.condition, Condition::Gone | Condition::Unknown | Condition::Unusable { .. });
     if group.primary_node() == Some(view.me) {
         let alone = group.followers.is_empty();

@@ -171,6 +171,9 @@ fn want_as_other(view: &View, policy: &Policy, name: &GroupName, group: &Group, 
     if matches!(seat.instance.condition, Condition::Busy { .. }) && !seat.instance.script_killed {
         return (Want::ScriptKill, Reason::InstanceBusy);
     }
+    if let Some(reason) = super::cold::awaited_introductions(view, group) {
+        return (Want::Stay, reason);
+    }
     if matches!(group.phase, Phase::Sealing { .. }) {
         return want_sealed(group, seat);
     }

@@ -79,6 +79,15 @@ pub enum Reason {
     Paused(String),
     /// Two sets of data that are not kin: an operator must choose (S13).
     TwoDataSets(Vec<String>),
+    /// The operator chose an empty instance while others hold data (S13).
+    EmptyChoice {
+        /// The choice.
+        chosen: String,
+        /// Who holds data.
+        holding: Vec<String>,
+    },
+    /// After a cold start nothing proves whose data is the latest (S14).
+    NothingProves(Vec<String>),
     /// The best data lies where the agent is being stopped.
     AwaitingRestart(String),
     /// Nobody may be promoted: priority 0.
@@ -105,7 +114,10 @@ impl fmt::Display for Reason {
             Self::AwaitingAdmission => write!(f, "waiting to be let in as a follower"),
             Self::Leaving => write!(f, "leaving the followers"),
             Self::ForeignData { keys } => {
-                write!(f, "holds {keys} keys that are not the group's; to give them up, run FLUSHALL on this instance")
+                write!(
+                    f,
+                    "holds {keys} keys that are not the group's, and nothing is thrown away; to give them up: `mainstay bootstrap --primary` and the primary's name"
+                )
             }
             Self::Quarantining { bytes: Some(bytes) } => {
                 write!(f, "saving its data first: up to {bytes} bytes of it are not the primary's")
@@ -132,7 +144,17 @@ impl fmt::Display for Reason {
             Self::Paused(reason) => write!(f, "automatic promotion is paused: {reason}"),
             Self::TwoDataSets(who) => write!(
                 f,
-                "{} hold data that are not kin, and nothing is thrown away; choose with `mainstay bootstrap --primary NODE`",
+                "{} each hold data that the other lacks, and nothing is thrown away; choose with `mainstay bootstrap --primary NODE`",
+                who.join(" and ")
+            ),
+            Self::EmptyChoice { chosen, holding } => write!(
+                f,
+                "{chosen} was chosen and is empty, while {} hold data; choose one of those with `mainstay bootstrap --primary NODE`, or run FLUSHALL there",
+                holding.join(" and ")
+            ),
+            Self::NothingProves(who) => write!(
+                f,
+                "nothing proves whose data is the latest, of {}; choose with `mainstay failover --force --to NODE`",
                 who.join(" and ")
             ),
             Self::AwaitingRestart(who) => {

@@ -10,6 +10,7 @@ use crate::view::{
 use std::sync::Arc;
 
 mod choose;
+mod cold;
 mod leave;
 mod passed_over;
 mod poll;

@@ -13,6 +13,7 @@
 //! protocol above it takes any stream, and [`Endpoint`] is built by functions so that it can grow a field.
 
 mod conn;
+mod disk;
 mod dump;
 mod error;
 mod fence;
@@ -24,6 +25,7 @@ mod rdb;
 mod settings;
 mod watcher;
 
+pub use disk::DataFiles;
 pub use dump::Dumped;
 pub use error::{Error, GoneKind};
 pub use fence::{FenceBudgets, FenceOutcome, FenceReport};

@@ -61,6 +61,15 @@ pub enum What {
         /// What was seen.
         seen: Sight,
     },
+    /// The time of the newest write on the instance's disk was looked up (S14).
+    Newest {
+        /// The group.
+        group: GroupName,
+        /// The process that had just loaded it.
+        run_id: RunId,
+        /// Wall clock of this host, milliseconds since 1970.
+        unix_ms: u64,
+    },
     /// The VIP of a group was looked at.
     Vip {
         /// The group.
@@ -148,8 +157,12 @@ pub struct Info {
     pub replid: Replid,
     /// The id it had before the last change, up to `second_offset`.
     pub replid2: Replid,
+    /// Up to which offset that one holds, if there is one.
+    pub second: Option<Offset>,
     /// Its offset: of the last write it holds.
     pub offset: Offset,
+    /// The oldest offset of its backlog, and the backlog's capacity in bytes; 0 without one.
+    pub backlog: (Offset, u64),
     /// `host:port` it replicates from; None on a primary.
     pub upstream: Option<String>,
     /// Whether the link to that is up.
@@ -390,6 +403,25 @@ pub struct Report {
     pub voided: bool,
     /// Its agent is being stopped: promoted, it would give the epoch up at once.
     pub stopping: bool,
+    /// What else its disk and its agent's record prove, where there is no lineage.
+    pub evidence: Evidence,
+}
+
+/// What is compared where nobody has lineage (S13, S14).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// At the group's first start: it was found serving as a primary.
+    pub primary: bool,
+    /// The replication id before its present one, and up to which offset it holds.
+    pub second: Option<(Replid, Offset)>,
+    /// The epoch whose replication history its id and offset continue, if they are of one.
+    pub history: Option<Epoch>,
+    /// The epoch in which it last served or was attached, by its agent's record.
+    pub role: Option<Epoch>,
+    /// Its offset when its agent was last stopped in order, if nothing happened since.
+    pub rest: Option<Offset>,
+    /// When its newest write went to disk: its host's wall clock, milliseconds since 1970.
+    pub newest_unix_ms: Option<u64>,
 }
 
 /// For status.

@@ -43,6 +43,7 @@ impl View {
             }
             What::Link { node, up } => self.peers.entry(node).or_default().link = up,
             What::Instance { group, seen } => self.fold_sight(&group, seen),
+            What::Newest { group, run_id, unix_ms } => self.fold_newest(&group, run_id, unix_ms),
             What::Vip { group, seen } => self.fold_vip(&group, seen),
             What::Done { group, task, epoch, outcome } => self.fold_done(&group, task, epoch, outcome),
             What::Proposed { topic, accepted } => self.fold_proposed(topic, accepted),
@@ -234,6 +235,7 @@ impl View {
     fn fold_info(&mut self, name: &GroupName, info: Info) {
         let now = self.now;
         self.fold_lineage(name, &info);
+        self.fold_adoption(name, &info);
         let expected = self.expected_upstream(name);
         let version = self.group(name).map(|group| group.version).unwrap_or_default();
         let Some(seat) = self.seats.get_mut(name) else { return };

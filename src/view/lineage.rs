@@ -111,6 +111,7 @@ impl View {
         local.member_sealed = local.member_sealed.max(next);
         local.lineage = lineage.map(|epoch| Lineage { run_id: info.run_id.clone(), epoch });
         let voided = local.voided.as_ref() == Some(&info.run_id);
+        let evidence = self.evidence(name, &info);
         if let Some(seat) = self.seats.get_mut(name) {
             seat.instance.posture = Posture::Sealed;
             seat.membership.report = Some(Report {
@@ -123,6 +124,7 @@ impl View {
                 keys: info.keys,
                 voided,
                 stopping: self.stopping.is_some(),
+                evidence,
             });
         }
     }

@@ -11,6 +11,7 @@
 mod applied;
 mod diverge;
 mod event;
+mod evidence;
 mod fold;
 mod leave;
 mod lineage;
@@ -20,8 +21,8 @@ mod settle;
 
 pub use diverge::loss_text;
 pub use event::{
-    Event, Health, Info, Item, Leadership, Noted, Outcome, Renewal, ReplicaRow, Report, Serving, Sight, Task, Topic,
-    VipSight, What,
+    Event, Evidence, Health, Info, Item, Leadership, Noted, Outcome, Renewal, ReplicaRow, Report, Serving, Sight, Task,
+    Topic, VipSight, What,
 };
 pub use moment::Moment;
 pub use seat::{Condition, Instance, Lease, Membership, Posture, Promise, Seat, VipState};

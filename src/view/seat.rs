@@ -163,6 +163,8 @@ pub struct Instance {
     pub task_ended: Moment,
     /// The offset that the last seal or fence of that process left.
     pub sealed_at: Option<(RunId, Offset)>,
+    /// When the newest write of that process's data went to disk: wall clock, milliseconds since 1970.
+    pub newest: Option<(RunId, u64)>,
     /// Failures in a row, and when the next try may be made.
     pub failures: u32,
     /// See `failures`.

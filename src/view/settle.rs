@@ -41,6 +41,7 @@ impl View {
             self.settle_guardian(name, group);
             self.settle_incumbent(name, group);
             self.settle_divergence(name, group);
+            self.settle_rest(name);
             self.settle_attachment(name, group);
             self.settle_leader(name, group);
             self.settle_departures(name, group);

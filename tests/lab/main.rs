@@ -14,6 +14,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 mod cluster;
+mod cold;
 mod data;
 mod disk;
 mod faults;

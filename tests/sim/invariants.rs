@@ -168,7 +168,7 @@ impl World {
         match guarantee {
             Guarantee::Kept => self.covered.kept += 1,
             Guarantee::BestReached => self.covered.best_reached += 1,
-            Guarantee::ColdStart => self.covered.cold += 1,
+            Guarantee::ColdStart(_) => self.covered.cold += 1,
             Guarantee::Forced => self.covered.forced += 1,
             Guarantee::Fresh => {}
         }

@@ -243,6 +243,7 @@ impl Redis {
             loading: now < self.loading_until,
             keys: self.data.len() as u64,
             replicas: self.replicas.iter().filter(known).map(row).collect(),
+            ..Info::default()
         }
     }
 

@@ -1,6 +1,8 @@
 //! Tables over `choose`: best data wins (S4), and what proves that nothing acknowledged is lost (S5, S14).
 
 use super::*;
+use crate::cluster::Ground;
+use crate::view::Evidence;
 
 /// A report's lineage and offset.
 pub(super) type Said = (u64, Option<u64>, u64);
@@ -16,6 +18,7 @@ pub(super) fn report(node: u64, lineage: Option<u64>, offset: u64) -> Report {
         keys: 5,
         voided: false,
         stopping: false,
+        evidence: Evidence::default(),
     }
 }
 
@@ -148,9 +151,9 @@ fn s14_cold_start() {
     let found = |reports: &[Said], waited, adjust: &dyn Fn(&mut Agent)| chosen(choice(&state, reports, waited, adjust));
     let all: [Said; 3] = [(1, None, 50), (2, None, 70), (3, None, 60)];
     let nothing = |_: &mut Agent| {};
-    assert_eq!(found(&all, 0, &nothing), Some((2, Guarantee::ColdStart)), "kin: the greatest offset");
+    assert_eq!(found(&all, 0, &nothing), Some((2, Guarantee::ColdStart(Ground::Offset))), "kin: the greatest offset");
     assert_eq!(found(&all[..2], 29_000, &nothing), None);
-    assert_eq!(found(&all[..2], 30_000, &nothing), Some((2, Guarantee::ColdStart)));
+    assert_eq!(found(&all[..2], 30_000, &nothing), Some((2, Guarantee::ColdStart(Ground::Offset))));
     let empty = |agent: &mut Agent| agent.seat().reports.values_mut().for_each(|report| report.keys = 0);
     assert_eq!(found(&all[..2], 60_000, &empty), None, "an empty one only if all have reported");
     let reached = |agent: &mut Agent| {
@@ -162,7 +165,11 @@ fn s14_cold_start() {
             report.replid = format!("id of {node}").into_replid();
         }
     };
-    assert_eq!(found(&all, 0, &strangers), Some((1, Guarantee::ColdStart)), "not kin: the last primary");
+    assert_eq!(
+        found(&all, 0, &strangers),
+        Some((1, Guarantee::ColdStart(Ground::LastPrimary))),
+        "not kin: the last primary"
+    );
     assert_eq!(found(&all[1..], 60_000, &strangers), None, "not kin, and no last primary: nobody guesses");
     let lineage: [Said; 3] = [(1, None, 50), (2, None, 70), (3, Some(1), 10)];
     let proved = found(&lineage, 800, &nothing);

@@ -2,6 +2,7 @@
 
 use super::choose::{choice, chosen, report};
 use super::*;
+use crate::cluster::Ground;
 use crate::view::Health;
 
 fn health(node: u64, posture: &str) -> (NodeId, Health) {
@@ -21,7 +22,9 @@ fn health(node: u64, posture: &str) -> (NodeId, Health) {
 fn s14_a_living_agent_with_a_dead_instance_is_not_waited_for() {
     let state = changed(3, &[seal(Why::PrimarySilent)]);
     // Node 3's agent answers; what it says of its instance; whether the start waits for it after 30 s.
-    for (posture, found) in [("down", Some((2, Guarantee::ColdStart))), ("sealed", None), ("following", None)] {
+    for (posture, found) in
+        [("down", Some((2, Guarantee::ColdStart(Ground::Offset)))), ("sealed", None), ("following", None)]
+    {
         let adjust = |agent: &mut Agent| {
             agent.at(1001, What::Link { node: NodeId(3), up: true });
             agent.seat().health.extend([health(3, posture)]);
@@ -50,7 +53,7 @@ fn s14_half_replaced_data_is_not_promoted_while_whole_data_is_there() {
     let state = changed(3, &[seal(Why::PrimarySilent)]);
     let voided = |agent: &mut Agent| agent.seat().reports.get_mut(&NodeId(3)).unwrap().voided = true;
     let all = [(1, None, 50), (2, None, 70), (3, None, 90)];
-    let kept = Some((2, Guarantee::ColdStart));
+    let kept = Some((2, Guarantee::ColdStart(Ground::Offset)));
     assert_eq!(chosen(choice(&state, &all, 0, voided)), kept, "all have reported");
     // While anybody is missing, it is not chosen even if it alone holds anything.
     let empty = |agent: &mut Agent| {
@@ -59,7 +62,8 @@ fn s14_half_replaced_data_is_not_promoted_while_whole_data_is_there() {
     };
     let two = [(2, None, 70), (3, None, 90)];
     assert_eq!(chosen(choice(&state, &two, 60_000, empty)), None);
-    assert_eq!(chosen(choice(&state, &two, 60_000, voided)), kept, "the whole one of two");
+    let only = Some((2, Guarantee::ColdStart(Ground::OnlyData)));
+    assert_eq!(chosen(choice(&state, &two, 60_000, voided)), only, "the whole one of two");
     // Nobody has anything better, and all have spoken.
     let alone = |agent: &mut Agent| {
         voided(agent);
@@ -67,5 +71,5 @@ fn s14_half_replaced_data_is_not_promoted_while_whole_data_is_there() {
             agent.seat().reports.insert(NodeId(node), Report { keys: 0, ..report(node, None, 0) });
         }
     };
-    assert_eq!(chosen(choice(&state, &all, 0, alone)), Some((3, Guarantee::ColdStart)));
+    assert_eq!(chosen(choice(&state, &all, 0, alone)), Some((3, Guarantee::ColdStart(Ground::OnlyData))));
 }
