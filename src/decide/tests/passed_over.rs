@@ -62,7 +62,8 @@ fn s14_half_replaced_data_is_not_promoted_while_whole_data_is_there() {
     };
     let two = [(2, None, 70), (3, None, 90)];
     assert_eq!(chosen(choice(&state, &two, 60_000, empty)), None);
-    assert_eq!(chosen(choice(&state, &two, 60_000, voided)), kept, "the whole one of two");
+    let only = Some((2, Guarantee::ColdStart(Ground::OnlyData)));
+    assert_eq!(chosen(choice(&state, &two, 60_000, voided)), only, "the whole one of two");
     // Nobody has anything better, and all have spoken.
     let alone = |agent: &mut Agent| {
         voided(agent);
