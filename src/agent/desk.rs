@@ -215,7 +215,9 @@ impl Agent {
             reachable: self.raft.links(),
             waiting: None,
         };
-        status(&self.view, &self.decision, &facts, &self.host)
+        let mut host = self.host.clone();
+        host.warnings.extend(self.disk.borrow().clone());
+        status(&self.view, &self.decision, &facts, &host)
     }
 
     pub(super) fn one_group(&self, group: Option<GroupName>) -> Result<(GroupName, &Group), Response> {

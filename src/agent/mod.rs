@@ -8,6 +8,7 @@
 
 mod clock;
 mod desk;
+mod disk;
 pub mod emergency;
 mod ending;
 mod entry;
@@ -42,7 +43,7 @@ use station::Station;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 pub use entry::Ended;
@@ -172,6 +173,7 @@ pub(super) struct Agent {
     notifier: Notifier,
     desk: Desk,
     host: HostFacts,
+    disk: watch::Receiver<Option<String>>,
     ending: Option<Ending>,
     /// An order was given that the next start carries out.
     again: bool,
@@ -201,6 +203,7 @@ impl Agent {
             let station = Station::open(group, &config.node.data_dir, lease, leased, queue.clone()).await?;
             stations.insert(name, station);
         }
+        let disk = disk::watch(config.node.data_dir.clone(), store.clone());
         let state = store.applied().borrow().state.clone();
         let mine = stations.keys().cloned().collect();
         let mut view = View::new(me, started, state, store.local(), stamps.all(), mine);
@@ -221,6 +224,7 @@ impl Agent {
             notifier,
             desk: Desk::default(),
             host: desk::host_facts(config, warnings),
+            disk,
             ending: None,
             again: false,
             dir: config.node.data_dir.clone(),

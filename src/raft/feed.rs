@@ -1,6 +1,6 @@
 //! What Raft knows, told to the agent: leadership that is believed only while a quorum confirms it.
 
-use super::{Formation, Inner, Leadership, Metrics, Raft};
+use super::{Formation, Inner, Leadership, Metrics, Raft, propose};
 use crate::store::boottime;
 use openraft::type_config::async_runtime::watch::WatchReceiver;
 use openraft::{Instant as _, ServerState};
@@ -14,12 +14,18 @@ pub(super) async fn run(inner: Arc<Inner>, raft: Raft) {
     let mut tick = tokio::time::interval(inner.timings.heartbeat);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut membership = None;
+    let mut handed_over: Option<tokio::time::Instant> = None;
     loop {
         let now = metrics.borrow_watched().clone();
         if let Err(fatal) = &now.running_state {
             inner.formation.send_replace(Formation::Failed { why: fatal.to_string() });
         }
         let leadership = read(&inner, &now);
+        let due = handed_over.is_none_or(|at| at.elapsed() >= 2 * inner.timings.lease);
+        if leadership.leading && due && inner.is_stalled() {
+            handed_over = Some(tokio::time::Instant::now());
+            inner.spawn(hand_over(inner.clone(), leadership.clone()));
+        }
         let leads = leadership.leading;
         inner.leadership.send_if_modified(|last| {
             let changed = news(last, &leadership);
@@ -44,6 +50,18 @@ pub(super) async fn run(inner: Arc<Inner>, raft: Raft) {
 fn news(last: &Leadership, now: &Leadership) -> bool {
     let said = |of: &Leadership| (of.term, of.leader, of.leading, of.last_applied);
     said(last) != said(now) || last.voters != now.voters || last.learners != now.learners
+}
+
+/// A leader whose disk does not answer cannot apply what it commits: it would lead, and lead nowhere. Another one does
+/// better, and what this host serves does not hang on it.
+async fn hand_over(inner: Arc<Inner>, leadership: Leadership) {
+    let fit = |id: &&crate::cluster::NodeId| Some(**id) != inner.id() && inner.peers.is_up(**id);
+    let best = leadership.voters.iter().filter(fit).min_by_key(|id| leadership.lag.get(id).copied());
+    let Some(to) = best else { return };
+    match propose::transfer(&inner, *to).await {
+        Ok(()) => tracing::warn!(%to, "the disk keeps the log waiting: another node leads now"),
+        Err(error) => tracing::warn!(%error, "the disk keeps the log waiting, and nobody else took the lead"),
+    }
 }
 
 fn addresses(inner: &Inner) -> Vec<String> {

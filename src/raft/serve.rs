@@ -65,6 +65,10 @@ impl Desk {
     }
 
     async fn raft(&self, raft: &Raft, asked: u8, body: Bytes) -> Answer {
+        // Raft would wait for the disk, and all that is asked of it meanwhile would pile up.
+        if self.inner.is_stalled() {
+            return Err(Fault::Unavailable);
+        }
         let silent = self.inner.is_silent();
         match asked {
             kind::APPEND => encode(raft.append_entries(decode(&body)?).await),

@@ -2,10 +2,11 @@
 //!
 //! Only the storage thread holds the environment after opening, so no transaction is ever open while the map grows.
 //! Jobs are committed in the order they came, as many as are waiting in one transaction: one fsync for all of them,
-//! and none is reported before it. After a failed commit nothing is accepted any more: a later write that succeeded
-//! would leave a hole. LMDB's default sync flags stay.
+//! and none is reported before it. Room on the disk is waited for (`room`); after any other failed commit nothing is
+//! accepted any more: a later write that succeeded would leave a hole. LMDB's default sync flags stay.
 
 use super::error::StoreError;
+use super::room::{Pulse, Stall};
 use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, MdbError, WithoutTls};
 use std::fs::File;
@@ -60,6 +61,7 @@ enum Order {
 pub(super) struct Thread {
     orders: mpsc::Sender<Order>,
     ended: Arc<tokio::sync::Mutex<Option<oneshot::Receiver<()>>>>,
+    pulse: Arc<Pulse>,
 }
 
 impl Thread {
@@ -79,8 +81,14 @@ impl Thread {
         told.await.unwrap_or_else(|_| Err(Arc::new(StoreError::Closed)))
     }
 
-    /// Finishes what is queued, closes the files and frees the directory's lock.
+    /// How long the write under way has taken, if there is one.
+    pub(super) fn stalled(&self) -> Option<Stall> {
+        self.pulse.stalled()
+    }
+
+    /// Finishes what is queued, closes the files and frees the directory's lock. What waits for room fails.
     pub(super) async fn close(&self) {
+        self.pulse.close();
         // A closed queue means that somebody else closes already.
         let _ = self.orders.send(Order::Close).await;
         if let Some(ended) = self.ended.lock().await.take() {
@@ -185,10 +193,12 @@ impl Disk {
         let (orders, queue) = mpsc::channel(QUEUE);
         let (ending, ended) = oneshot::channel();
         let path = self.path.clone();
+        let pulse = Arc::new(Pulse::default());
+        let own = Arc::clone(&pulse);
         std::thread::Builder::new()
             .name("storage".to_owned())
             .spawn(move || {
-                self.run(queue);
+                self.run(queue, &own);
                 // Nobody may be waiting for the end.
                 let _ = ending.send(());
             })
@@ -198,10 +208,10 @@ impl Disk {
                 source,
                 remedy: "raise the limit of processes",
             })?;
-        Ok(Thread { orders, ended: Arc::new(tokio::sync::Mutex::new(Some(ended))) })
+        Ok(Thread { orders, ended: Arc::new(tokio::sync::Mutex::new(Some(ended))), pulse })
     }
 
-    fn run(self, mut queue: mpsc::Receiver<Order>) {
+    fn run(self, mut queue: mpsc::Receiver<Order>, pulse: &Pulse) {
         let mut failed: Option<Arc<StoreError>> = None;
         while let Some(first) = queue.blocking_recv() {
             let mut jobs = Vec::new();
@@ -213,10 +223,15 @@ impl Disk {
                 }
                 next = if jobs.len() < BATCH { queue.try_recv().ok() } else { None };
             }
+            pulse.begin();
             let result = match &failed {
                 Some(error) => Err(error.clone()),
-                None => self.commit(jobs.iter().flat_map(|job| &job.writes)).map_err(Arc::new),
+                None => {
+                    let commit = || self.commit(jobs.iter().flat_map(|job| &job.writes));
+                    pulse.patiently(&self.path, commit).map_err(Arc::new)
+                }
             };
+            pulse.end();
             if let Err(error) = &result {
                 failed.get_or_insert_with(|| {
                     tracing::error!(%error, "the store cannot be written any more");

@@ -2,7 +2,8 @@
 //!
 //! One LMDB environment holds all of it. Every value carries a schema version and a checksum; a store that is cut off,
 //! altered, emptied, another node's or in use elsewhere is refused with the file's name and the remedy, never repaired
-//! by guess. Commits run on a thread of their own, one fsync for all that waits, and nothing is reported before it.
+//! by guess. Commits run on a thread of their own, one fsync for all that waits, and nothing is reported before it. A
+//! full disk is waited for.
 //!
 //! It must never let a node take part with its memory lost, nor show an applied state that a restart could take back.
 //!
@@ -19,6 +20,7 @@ mod pages;
 #[doc(hidden)]
 pub mod probe;
 mod rewrite;
+mod room;
 mod types;
 
 pub use codec::SCHEMA;
@@ -26,6 +28,7 @@ pub use error::StoreError;
 pub use log::LogStore;
 pub use machine::{Builder, Machine};
 pub use rewrite::{found_generation, set_aside};
+pub use room::{Stall, free_space};
 pub use types::{
     Applied, Entry, Identity, LogId, Outcome, Peer, Proposal, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
     Vote, boottime,
@@ -147,7 +150,12 @@ impl Store {
         Machine { thread: self.thread.clone(), applied: self.applied.clone(), snapshot: self.snapshot.clone() }
     }
 
-    /// Finishes what is queued and closes the files; later writes fail.
+    /// How long the write under way has taken, if there is one: a disk that is full, or does not answer.
+    pub fn stalled(&self) -> Option<Stall> {
+        self.thread.stalled()
+    }
+
+    /// Finishes what is queued and closes the files; later writes fail, as do those that wait for room on the disk.
     pub async fn close(&self) {
         self.thread.close().await;
     }

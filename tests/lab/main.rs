@@ -19,6 +19,7 @@ mod data;
 mod disk;
 mod faults;
 mod files;
+mod full_disk;
 mod generation;
 mod growth;
 mod history;
