@@ -52,6 +52,13 @@ fn news(last: &Leadership, now: &Leadership) -> bool {
     said(last) != said(now) || last.voters != now.voters || last.learners != now.learners
 }
 
+impl Inner {
+    /// Whether the disk has kept this node's log waiting for a whole lease.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.store.stalled().is_some_and(|stall| stall.length >= self.timings.lease)
+    }
+}
+
 /// A leader whose disk does not answer cannot apply what it commits: it would lead, and lead nowhere. Another one does
 /// better, and what this host serves does not hang on it.
 async fn hand_over(inner: Arc<Inner>, leadership: Leadership) {

@@ -459,11 +459,6 @@ impl Inner {
         self.silent_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Whether the disk has kept this node's log waiting for a whole lease.
-    fn is_stalled(&self) -> bool {
-        self.store.stalled().is_some_and(|stall| stall.length >= self.timings.lease)
-    }
-
     fn id(&self) -> Option<NodeId> {
         self.store.identity().node_id
     }

@@ -18,9 +18,9 @@ for target in "$@"; do
     mkdir -p "target/fuzz/corpus/$target"
 done
 
-# An input that takes longer than 5 s, or 1 GiB, fails as a panic does; the targets' own bounds are far below.
+# An input that takes longer than 30 s, or 1 GiB, fails as a panic does; the targets' own bounds are far below.
 fuzz() {
-    "target/fuzz/bin/$1" -max_total_time="$seconds" -max_len=8192 -timeout=5 -rss_limit_mb=1024 -print_final_stats=1 \
+    "target/fuzz/bin/$1" -max_total_time="$seconds" -max_len=8192 -timeout=30 -rss_limit_mb=1024 -print_final_stats=1 \
         -verbosity=1 -reload=0 -artifact_prefix="target/fuzz/failed-$1-" \
         "target/fuzz/corpus/$1" "tests/fuzz/corpus/$1" >"target/fuzz/$1.log" 2>&1
 }
