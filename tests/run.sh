@@ -85,8 +85,13 @@ cargo test --quiet --doc --locked
 stage 'tests of the histogram, a crate of its own'
 cargo test --quiet --locked --manifest-path src/base2histogram/Cargo.toml --target-dir target
 
+# A crate of its own, because it is built optimised, and the core without the shells is built within seconds.
+stage 'simulation: 2,000 seeds or two minutes, whichever is more, and every broken rule'
+MAINSTAY_SIM_SEEDS=2000 MAINSTAY_SIM_SECONDS=120 cargo nextest run --locked --no-fail-fast --success-output immediate \
+    --manifest-path tests/sim/Cargo.toml --target-dir target/simulator
+
 stage 'tests'
-cargo nextest run --locked --no-fail-fast
+cargo nextest run --locked --no-fail-fast -E 'not binary(sim)'
 
 stage 'fuzzing'
 sh tests/fuzz/run.sh

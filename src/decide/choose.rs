@@ -96,12 +96,18 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     let priority = |node: NodeId| group.members.get(&node).map_or(0, |member| member.priority);
     let somebody = others.iter().any(|(node, _)| priority(*node) > 0);
     let pool = if good && somebody && (others.len() >= need || hurry) { &others } else { all };
-    let most = pool.iter().map(|(_, report)| (report.lineage, report.offset)).max();
     let best = pool.iter().filter(|(node, _)| priority(*node) > 0).max_by_key(|(node, report)| {
         (report.lineage, report.offset, to == Some(*node), priority(*node), std::cmp::Reverse(*node))
     });
     let Some((node, report)) = best else { return Choice::Wait(Reason::NobodyPromotable) };
-    let proved = pool.len() >= group.reports_to_say_kept() && Some((report.lineage, report.offset)) == most;
+    // Where one of priority 0 holds more, that counts as if it had not reported: a write beyond the successor's data is
+    // on it and on those that said nothing, and they must be fewer than W.
+    let data = |report: &Report| (report.lineage, report.offset);
+    let have = pool.iter().filter(|(_, other)| data(other) <= data(report)).count();
+    if have < need && group.durability == Durability::Quorum {
+        return Choice::Wait(Reason::AwaitingProof { have, need });
+    }
+    let proved = have >= group.reports_to_say_kept();
     let guarantee = if proved { Guarantee::Kept } else { Guarantee::BestReached };
     Choice::Promote(chosen(*node, report, guarantee))
 }

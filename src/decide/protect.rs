@@ -37,7 +37,10 @@ pub(super) fn protect(view: &View, policy: &Policy, name: &GroupName, decision: 
         _ => reason,
     };
     decision.reasons.insert(name.clone(), reason);
-    keep_vip(view, policy, name, group, seat, decision);
+    // What is about to be fenced is not put on once more.
+    if !matches!(want, Want::Fence(..)) {
+        keep_vip(view, policy, name, group, seat, decision);
+    }
     stamp(view, name, group, seat, decision);
     act(view, name, group, seat, want, decision);
 }

@@ -1,10 +1,12 @@
 //! One host's agent: its life, the loop around `decide::step`, and the actions that end at once. Tasks: `tasks.rs`.
 
+use crate::events::{Cure, Ev, Input};
 use crate::mutation::Mutation;
 use crate::redis::{Redis, Upstream, announce};
 use crate::rng::Rng;
-use crate::world::{Agent, Cure, Ev, HANG_AFTER, Host, Input, LEASE, MS, Ns, Shape, World};
-use mainstay::cluster::{Epoch, GroupName, Local, NodeId};
+use crate::trace::label;
+use crate::world::{Agent, HANG_AFTER, Host, Inst, LEASE, MS, Ns, Shape, World, group_at, host_at, place};
+use mainstay::cluster::{Epoch, GroupName, Local, NodeId, State};
 use mainstay::decide::{Action, GroupPolicy, Policy, step};
 use mainstay::view::{Event, Item, Outcome, Sight, Stamp, Task, View, VipSight, What};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -21,68 +23,99 @@ pub fn host_of(node: NodeId) -> usize {
 }
 
 /// A host before its first start.
-pub fn host(rng: &mut Rng, index: usize, shape: Shape, group: &GroupName) -> Host {
-    let member = index < shape.members;
+pub fn host(rng: &mut Rng, index: usize, shape: &Shape, names: &[GroupName]) -> Host {
     let priority = if rng.permille(100) && index > 1 { 0 } else { 100 + u32::try_from(rng.below(3)).unwrap_or(0) };
-    let own = GroupPolicy { announce: announce(index), priority, durability: shape.durability, vip: true };
-    let groups = if member { BTreeMap::from([(group.clone(), own)]) } else { BTreeMap::new() };
-    let mut redis = Redis::born(index as u64, rng.draw());
-    redis.alive = member;
+    let own = |group: usize| GroupPolicy {
+        announce: announce(place(index, group)),
+        priority,
+        durability: shape.durability,
+        vip: true,
+    };
+    let mine = |group: &usize| shape.members[*group].contains(&index);
+    let groups = (0..names.len()).filter(mine).map(|group| (names[group].clone(), own(group))).collect();
     Host {
-        up: true,
+        joined: index < shape.first,
+        up: index < shape.first,
         agent: None,
         stalled: false,
         inbox: VecDeque::new(),
-        redis,
-        member,
         policy: Policy { address: format!("10.0.0.{}:7400", index + 1), lease: LEASE, hang_after: HANG_AFTER, groups },
         disk: Local::default(),
         applied: 0,
-        stamp: None,
-        vip_until: 0,
         clock_base: 0,
-        clock_rate: i64::try_from(rng.below(1001)).unwrap_or(0) - 500,
+        clock_rate: i64::try_from(rng.below(2 * shape.drift + 1)).unwrap_or(0)
+            - i64::try_from(shape.drift).unwrap_or(0),
+        quarantine: rng.permille(400),
         slow_disk: false,
         slow_redis: false,
         excused_until: 0,
+        mindless_since: None,
     }
 }
 
-impl Host {
-    /// A reboot sets the clock back and forgets what is not on disk.
-    pub fn reboot(&mut self, now: Ns) {
-        self.clock_base = now;
-        self.stamp = None;
-        self.vip_until = 0;
-    }
+/// An instance before its first start.
+pub fn inst(rng: &mut Rng, place: usize, shape: &Shape) -> Inst {
+    let (host, group) = (host_at(place), group_at(place));
+    let member = shape.members[group].contains(&host);
+    let mut redis = Redis::born(place as u64, rng.draw());
+    redis.alive = member && host < shape.first;
+    Inst { member, redis, stamp: None, vip_until: 0 }
 }
 
 impl World {
+    /// The places of a host.
+    pub fn places(&self, host: usize) -> impl Iterator<Item = usize> + use<> {
+        (0..self.names.len()).map(move |group| place(host, group))
+    }
+
+    /// A reboot sets the clock back and forgets what is not on disk.
+    pub fn reboot(&mut self, host: usize) {
+        self.hosts[host].clock_base = self.now;
+        for at in self.places(host) {
+            self.insts[at].stamp = None;
+            self.insts[at].vip_until = 0;
+        }
+    }
+
+    /// The number of a group.
+    pub fn group_of(&self, name: &GroupName) -> usize {
+        self.names.iter().position(|known| known == name).unwrap_or(0)
+    }
+
+    /// The name of a place's group.
+    pub fn name_at(&self, place: usize) -> GroupName {
+        self.names[group_at(place)].clone()
+    }
+
     /// The agent's process starts.
     pub fn start_agent(&mut self, host: usize) {
         self.lives += 1;
         let (life, now, nodes) = (self.lives, self.now, self.hosts.len());
         let state = Arc::clone(&self.raft.states[self.hosts[host].applied]);
+        let stamps: BTreeMap<GroupName, Stamp> = self
+            .places(host)
+            .filter_map(|at| self.insts[at].stamp.clone().map(|stamp| (self.name_at(at), stamp)))
+            .collect();
+        let (stamps, local) = self.start_mutation(host, stamps);
         let own = &mut self.hosts[host];
-        let stamps: BTreeMap<GroupName, Stamp> =
-            own.stamp.iter().map(|stamp| (self.group.clone(), stamp.clone())).collect();
         let mine: BTreeSet<GroupName> = own.policy.groups.keys().cloned().collect();
-        let mut local = own.disk.clone();
-        if self.mutation == Some(Mutation::ForgetsSilence) {
-            local.longest_lease = std::time::Duration::ZERO;
-        }
-        let view = View::new(id(host), own.clock(now), state, local, &stamps, mine);
-        let carried = view.lease_live(&self.group);
+        let quarantine = if own.quarantine { mine.clone() } else { BTreeSet::new() };
+        let mut view = View::new(id(host), own.clock(now), state, local, &stamps, mine);
+        view.quarantine = quarantine;
+        let carried = self.names.iter().any(|name| view.lease_live(name));
         own.inbox.clear();
         own.stalled = false;
         own.excused_until = now + 150 * MS;
-        let (task, writing, link) = (None, None, vec![true; nodes]);
-        own.agent = Some(Agent { life, view, task, marking: false, writing, link, carried });
+        own.mindless_since = None;
+        let (tasks, marking, link) = (vec![None; self.names.len()], vec![false; self.names.len()], vec![true; nodes]);
+        own.agent = Some(Agent { life, view, tasks, marking, writing: None, link, carried });
         tr!(self, "agent {}: starts{}", host + 1, if carried { ", within the stamped lease" } else { "" });
         let first = self.rng.below(self.tick);
         self.at(first, Ev::Agent { host, life, what: Input::Tick });
-        if self.hosts[host].member {
-            self.at(first, Ev::Agent { host, life, what: Input::Look });
+        for at in self.places(host) {
+            if self.insts[at].member {
+                self.at(first, Ev::Agent { host, life, what: Input::Look(group_at(at)) });
+            }
         }
         self.raft.told[host] = None;
         self.raft.sent[host] = self.hosts[host].applied;
@@ -97,10 +130,17 @@ impl World {
         {
             self.hosts[host].disk = local;
         }
-        if agent.marking && self.rng.permille(500) && self.mutation != Some(Mutation::MarkAfterSurrender) {
-            self.hosts[host].stamp = Some(Stamp::Surrendered { epoch: agent.view.seats[&self.group].lease.epoch });
+        for at in self.places(host) {
+            let seat = agent.view.seats.get(&self.names[group_at(at)]);
+            if let Some(seat) = seat.filter(|_| agent.marking[group_at(at)])
+                && self.rng.permille(500)
+                && self.mutation != Some(Mutation::MarkAfterSurrender)
+            {
+                self.insts[at].stamp = Some(Stamp::Surrendered { epoch: seat.lease.epoch });
+            }
         }
         self.hosts[host].excused_until = Ns::MAX;
+        self.hosts[host].mindless_since.get_or_insert(self.now);
         self.hosts[host].stalled = false;
         self.hosts[host].inbox.clear();
     }
@@ -111,11 +151,12 @@ impl World {
             return;
         }
         if self.hosts[host].stalled {
-            let keep = !matches!(what, Input::Tick | Input::Look)
-                || !self.hosts[host]
-                    .inbox
-                    .iter()
-                    .any(|known| std::mem::discriminant(known) == std::mem::discriminant(&what));
+            let same = |known: &Input| match (known, &what) {
+                (Input::Tick, Input::Tick) => true,
+                (Input::Look(known), Input::Look(group)) => known == group,
+                _ => false,
+            };
+            let keep = !self.hosts[host].inbox.iter().any(same);
             if keep {
                 self.hosts[host].inbox.push_back(what);
             }
@@ -125,11 +166,10 @@ impl World {
             Input::Tick => {
                 let again = self.tick + self.rng.below(MS);
                 self.at(again, Ev::Agent { host, life, what: Input::Tick });
-                self.tick_mutation(host);
                 self.step(host, What::Tick { unix_ms: self.now / MS });
             }
-            Input::Look => self.look(host, life),
-            Input::Step(task) => self.task_step(host, life, task),
+            Input::Look(group) => self.look(place(host, group), life),
+            Input::Step(at, task) => self.task_step(at, life, task),
             Input::Applied(index) => {
                 if index > self.hosts[host].applied {
                     self.hosts[host].applied = index;
@@ -137,13 +177,13 @@ impl World {
                     self.step(host, What::Applied(state));
                 }
             }
-            Input::VipGone => {
-                if self.hosts[host].vip_until <= self.now {
-                    self.step(host, What::Vip { group: self.group.clone(), seen: VipSight::Removed });
+            Input::VipGone(at) => {
+                if self.insts[at].vip_until <= self.now {
+                    self.step(host, What::Vip { group: self.name_at(at), seen: VipSight::Removed });
                 }
             }
             Input::What(mut what) => {
-                self.heard_mutation(host, &mut what);
+                self.event_mutation(host, &mut what);
                 self.step(host, *what);
             }
         }
@@ -165,26 +205,36 @@ impl World {
                 tr!(self, "agent {}: <- {text}", host + 1);
             }
         }
+        self.before_mutation(host, &what);
+        let (heard, lineages) = (self.promises_in(&what), self.lineages(host, &what));
         let own = &mut self.hosts[host];
         let Some(agent) = own.agent.as_mut() else { return };
-        let before = agent.view.state.groups.get(&self.group).map(|group| group.version);
+        let before = Arc::clone(&agent.view.state);
         let decision = step(&mut agent.view, &own.policy, Event { at, what });
-        let after = agent.view.state.groups.get(&self.group).map(|group| group.version);
-        if before > after {
-            self.violate("applied-monotonic", format!("agent {} went back from {before:?} to {after:?}", host + 1));
+        let after = &agent.view.state;
+        let back = self.names.iter().any(|name| {
+            let version = |state: &State| state.groups.get(name).map(|group| group.version);
+            version(&before) > version(after)
+        });
+        if back {
+            self.violate("applied-monotonic", format!("agent {} went back to an older state", host + 1));
         }
-        for action in decision.actions {
+        self.note_vacancy(host);
+        self.lease_mutation(host, &heard);
+        let actions = self.action_mutation(host, &lineages, decision.actions);
+        for action in actions {
             self.perform(host, action);
         }
     }
 
     /// A look at the instance: asked now, answered later.
-    fn look(&mut self, host: usize, life: u64) {
+    fn look(&mut self, at: usize, life: u64) {
+        let host = host_at(at);
         let again = self.look + self.rng.below(10 * MS);
-        self.at(again, Ev::Agent { host, life, what: Input::Look });
+        self.at(again, Ev::Agent { host, life, what: Input::Look(group_at(at)) });
         let asked = self.hosts[host].clock(self.now);
         let slow = self.hosts[host].slow_redis;
-        let redis = &self.hosts[host].redis;
+        let redis = &self.insts[at].redis;
         let hung = self.now < redis.hung_until;
         let seen = if !redis.alive {
             Sight::Gone
@@ -196,13 +246,13 @@ impl World {
             Sight::Info(redis.info(asked, self.now))
         };
         let delay = if slow { self.rng.between(50, 900) * MS } else { MS / 5 + self.rng.below(3 * MS) };
-        self.tell(host, delay, What::Instance { group: self.group.clone(), seen });
+        self.tell(host, delay, What::Instance { group: self.name_at(at), seen });
     }
 
     /// The watcher sees a process die: its connection is closed and a new one refused (S7).
-    pub fn tell_gone(&mut self, host: usize) {
+    pub fn tell_gone(&mut self, at: usize) {
         let delay = MS + self.rng.below(3 * MS);
-        self.tell(host, delay, What::Instance { group: self.group.clone(), seen: Sight::Gone });
+        self.tell(host_at(at), delay, What::Instance { group: self.name_at(at), seen: Sight::Gone });
     }
 
     fn perform(&mut self, host: usize, action: Action) {
@@ -212,39 +262,42 @@ impl World {
                 tr!(self, "agent {}: -> {text}", host + 1);
             }
         }
+        let at = crate::trace::group_of(&action).map_or(host, |name| place(host, self.group_of(name)));
         match action {
             Action::Save(local) => self.save(host, local),
             Action::Stamp { epoch, run_id, until, .. } => {
-                let marked = matches!(self.hosts[host].stamp, Some(Stamp::Surrendered { epoch: e }) if e >= epoch);
+                let marked = matches!(self.insts[at].stamp, Some(Stamp::Surrendered { epoch: e }) if e >= epoch);
                 if !marked {
-                    self.hosts[host].stamp = Some(Stamp::Leased { epoch, run_id, until });
+                    self.insts[at].stamp = Some(Stamp::Leased { epoch, run_id, until });
                 }
             }
-            Action::Mark { epoch, .. } => self.mark(host, epoch),
-            Action::HoldVip { until, .. } => self.hold_vip(host, until),
-            Action::DropVip { .. } => {
-                self.hosts[host].vip_until = 0;
-                self.tell(host, MS, What::Vip { group: self.group.clone(), seen: VipSight::Removed });
+            Action::Mark { epoch, .. } => self.mark(at, epoch),
+            Action::HoldVip { until, .. } => self.hold_vip(at, until),
+            Action::DropVip { group } => {
+                self.insts[at].vip_until = 0;
+                self.tell(host, MS, What::Vip { group, seen: VipSight::Removed });
             }
             Action::Send { to, items } => self.send(host, host_of(to), items),
             Action::Propose { topic, command } => self.propose(host, topic, command),
             Action::SealRemote { epoch, address, .. } => {
                 let Some(agent) = &self.hosts[host].agent else { return };
-                let (life, to) = (agent.life, crate::redis::host_of(&address).unwrap_or(0));
+                let (life, to) = (agent.life, crate::redis::place_of(&address).unwrap_or(0));
                 let delay = MS + self.rng.below(10 * MS);
                 self.at(delay, Ev::RemoteSeal { from: host, life, to, epoch });
             }
             Action::Exit => {
                 self.end_agent(host);
                 // ExecStopPost: the stop was asked for, so the host is fenced (S8).
-                self.hosts[host].vip_until = 0;
-                if self.hosts[host].redis.answers(self.now) {
-                    self.command(host, 0, crate::redis::Command::Nowhere { close: true });
+                for at in self.places(host) {
+                    self.insts[at].vip_until = 0;
+                    if self.insts[at].redis.answers(self.now) {
+                        self.command(at, 0, crate::redis::Command::Nowhere { close: true });
+                    }
                 }
                 let pause = self.rng.between(300, 3000) * MS;
                 self.at(pause, Ev::Cure(Cure::Agent(host)));
             }
-            other => self.begin_task(host, other),
+            other => self.begin_task(at, other),
         }
     }
 
@@ -254,9 +307,6 @@ impl World {
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
         agent.writing = Some(local.clone());
         let life = agent.life;
-        if self.mutation == Some(Mutation::SaidBeforeSaved) {
-            self.tell(host, 0, What::Saved(local.clone()));
-        }
         self.at(delay, Ev::Written { host, life, local });
     }
 
@@ -265,54 +315,56 @@ impl World {
         let Some(agent) = self.hosts[host].agent.as_mut().filter(|agent| agent.life == life) else { return };
         agent.writing = None;
         self.hosts[host].disk = local.clone();
-        if self.mutation != Some(Mutation::SaidBeforeSaved) {
-            self.tell(host, 0, What::Saved(local));
-        }
+        self.tell(host, 0, What::Saved(local));
     }
 
-    fn mark(&mut self, host: usize, epoch: Epoch) {
-        let delay = MS / 10 + self.rng.below(if self.hosts[host].slow_disk { 300 * MS } else { 2 * MS });
-        let Some(agent) = self.hosts[host].agent.as_mut() else { return };
-        if std::mem::replace(&mut agent.marking, true) {
+    fn mark(&mut self, at: usize, epoch: Epoch) {
+        let delay = MS / 10 + self.rng.below(if self.hosts[host_at(at)].slow_disk { 300 * MS } else { 2 * MS });
+        let Some(agent) = self.hosts[host_at(at)].agent.as_mut() else { return };
+        if std::mem::replace(&mut agent.marking[group_at(at)], true) {
             return;
         }
         let life = agent.life;
-        if self.mutation == Some(Mutation::MarkAfterSurrender) {
-            self.tell(host, 0, What::Marked { group: self.group.clone(), epoch });
-            self.at(delay + 500 * MS, Ev::MarkWritten { host, life, epoch });
+        if self.mark_mutation(at, life, epoch, delay) {
             return;
         }
-        self.at(delay, Ev::MarkWritten { host, life, epoch });
+        self.at(delay, Ev::MarkWritten { place: at, life, epoch });
     }
 
     /// One rename replaces the stamp by the mark (S2).
-    pub fn mark_written(&mut self, host: usize, life: u64, epoch: Epoch) {
-        let Some(agent) = self.hosts[host].agent.as_mut().filter(|agent| agent.life == life) else { return };
-        agent.marking = false;
-        self.hosts[host].stamp = Some(Stamp::Surrendered { epoch });
-        self.tell(host, 0, What::Marked { group: self.group.clone(), epoch });
+    pub fn mark_written(&mut self, at: usize, life: u64, epoch: Epoch) {
+        let Some(agent) = self.hosts[host_at(at)].agent.as_mut().filter(|agent| agent.life == life) else { return };
+        agent.marking[group_at(at)] = false;
+        self.insts[at].stamp = Some(Stamp::Surrendered { epoch });
+        self.tell(host_at(at), 0, What::Marked { group: self.name_at(at), epoch });
     }
 
-    fn hold_vip(&mut self, host: usize, until: mainstay::view::Moment) {
+    fn hold_vip(&mut self, at: usize, until: mainstay::view::Moment) {
+        let host = host_at(at);
+        self.check_hold_vip(at);
         if self.hosts[host].clock(self.now) >= until {
             let why = "the lease is over".to_owned();
-            self.tell(host, 0, What::Vip { group: self.group.clone(), seen: VipSight::Failed { why } });
+            self.tell(host, 0, What::Vip { group: self.name_at(at), seen: VipSight::Failed { why } });
             return;
         }
-        if self.hosts[host].vip_until <= self.now || self.vip_owner.is_none() {
-            self.vip_owner = Some(host);
+        if self.insts[at].vip_until <= self.now || self.vip_owner[group_at(at)].is_none() {
+            self.vip_owner[group_at(at)] = Some(host);
         }
         let leash = 2000 * MS + self.rng.below(900 * MS);
-        self.hosts[host].vip_until = self.now + leash;
+        let leash = self.leash_mutation(leash);
+        self.insts[at].vip_until = self.now + leash;
         let Some(agent) = &self.hosts[host].agent else { return };
         let life = agent.life;
-        self.at(leash + MS, Ev::Agent { host, life, what: Input::VipGone });
-        self.tell(host, MS / 2, What::Vip { group: self.group.clone(), seen: VipSight::Held });
+        self.at(leash + MS, Ev::Agent { host, life, what: Input::VipGone(at) });
+        self.tell(host, MS / 2, What::Vip { group: self.name_at(at), seen: VipSight::Held });
     }
 
     fn send(&mut self, from: usize, to: usize, items: Vec<Item>) {
         for item in &items {
             self.check_said(from, item);
+        }
+        if to >= self.hosts.len() {
+            return;
         }
         if let Some(delay) = self.net.delay(&mut self.rng, from, to) {
             self.at(delay, Ev::Deliver { from, to, items });
@@ -328,22 +380,22 @@ impl World {
 
     /// S8: the leader's agent seals another host's instance; no report comes of it.
     pub fn remote_seal(&mut self, from: usize, life: u64, to: usize, epoch: Epoch) {
-        let reach = self.net.both(from, to) && self.hosts[to].redis.answers(self.now);
+        let reach = self.net.both(from, to) && self.insts[to].redis.answers(self.now);
         let outcome = if reach {
             self.command(to, 0, crate::redis::Command::Nowhere { close: true });
             let asked = self.hosts[from].clock(self.now);
-            Outcome::Done { info: self.hosts[to].redis.info(asked, self.now), clean: true }
+            Outcome::Done { info: self.insts[to].redis.info(asked, self.now), clean: true }
         } else {
             Outcome::Failed { why: "no answer".to_owned() }
         };
-        let done = What::Done { group: self.group.clone(), task: Task::SealRemote, epoch, outcome };
+        let done = What::Done { group: self.name_at(to), task: Task::SealRemote, epoch, outcome };
         let delay = if reach { MS } else { 300 * MS };
         self.at(delay, Ev::Agent { host: from, life, what: Input::What(Box::new(done)) });
     }
 
     /// An agent's command for an instance: executed, or queued while the instance is frozen.
-    pub fn command(&mut self, host: usize, task: u64, command: crate::redis::Command) {
-        let redis = &mut self.hosts[host].redis;
+    pub fn command(&mut self, at: usize, task: u64, command: crate::redis::Command) {
+        let redis = &mut self.insts[at].redis;
         if !redis.answers(self.now) {
             if redis.alive {
                 redis.queue.push_back((task, command));
@@ -352,17 +404,14 @@ impl World {
         }
         let was = redis.upstream;
         redis.execute(command, &mut self.rng);
-        let is = self.hosts[host].redis.upstream;
+        let is = self.insts[at].redis.upstream;
         if was != is {
-            tr!(self, "redis {}: {command:?} at offset {}", host + 1, self.hosts[host].redis.offset);
+            tr!(self, "redis {}: {} at offset {}", label(at), command.text(), self.insts[at].redis.offset);
         }
         if is.is_none() && was.is_some() {
-            self.check_promotion(host);
+            self.check_promotion(at);
         }
-        if was == Some(Upstream::Nowhere)
-            && matches!(is, Some(Upstream::Host(_)))
-            && self.runs > self.hosts.len() as u64
-        {
+        if was == Some(Upstream::Nowhere) && matches!(is, Some(Upstream::Host(_))) && self.runs > self.first_runs {
             self.covered.rejoins += 1;
         }
     }

@@ -1,10 +1,13 @@
 //! What goes wrong: chosen by the seed, often aimed at the primary, several at a time; all mended at the end.
 
-use crate::agent::{host_of, id};
+use crate::agent::host_of;
+use crate::events::{Cure, Ev, Input};
 use crate::redis::Command as Order;
-use crate::world::{Cure, Ev, Input, MS, Ns, World};
-use mainstay::cluster::{Command, GroupCommand, Why};
+use crate::trace::label;
+use crate::world::{MS, Ns, World, host_at, place};
+use mainstay::cluster::{Command, GroupCommand, Pause, Why};
 use mainstay::view::What;
+use std::time::Duration;
 
 /// When faults come.
 #[derive(Debug, Clone, Copy)]
@@ -13,9 +16,16 @@ pub struct Plan {
     pub end: Ns,
     /// The longest pause between two.
     pub pause: Ns,
+    /// Only this kind, aimed at the primary: a directed attack.
+    pub attack: Option<crate::attack::Attack>,
 }
 
 impl World {
+    /// The host of a group's primary.
+    pub fn primary_host(&self, group: usize) -> Option<usize> {
+        self.committed().groups.get(&self.names[group]).and_then(|group| group.primary_node()).map(host_of)
+    }
+
     /// One more fault.
     pub fn fault(&mut self) {
         let Some(plan) = self.plan.filter(|_| !self.healed) else { return };
@@ -24,55 +34,76 @@ impl World {
         }
         let pause = self.rng.between(50, plan.pause / MS) * MS;
         self.at(pause, Ev::Fault);
-        let primary = self.committed().groups.get(&self.group).and_then(|group| group.primary_node()).map(host_of);
+        let group = self.rng.index(self.names.len());
+        let primary = self.primary_host(group);
         let any = self.rng.index(self.hosts.len());
         let host = primary.filter(|_| self.rng.permille(500)).unwrap_or(any);
-        match self.rng.below(29) {
+        if let Some(attack) = plan.attack.filter(|_| self.rng.permille(400)) {
+            self.attack(attack, group, host);
+            return;
+        }
+        let at = place(host, group);
+        match self.rng.below(33) {
             0..=3 => self.crash_agent(host),
             4..=7 => self.stall(host),
             8..=9 => self.crash_host(host),
             10..=12 => {
-                tr!(self, "FAULT instance {} crashes", host + 1);
-                self.kill_instance(host);
+                tr!(self, "FAULT instance {} crashes", label(at));
+                self.kill_instance(at);
             }
-            13..=14 => self.hang(host),
+            13..=14 => self.hang(at),
             15..=18 => self.break_net(host),
             19 => self.slow(host),
-            20..=22 => self.order_switch(),
+            20..=22 => self.order_switch(group),
             23 => {
                 tr!(self, "FAULT agent {} is asked to stop", host + 1);
                 self.tell(host, 0, What::Stopping);
             }
-            24..=25 => self.order_seal(),
-            26 => self.forgetful(host),
-            27 => {
-                if let Some(leader) = self.raft.leader.filter(|_| self.hosts[any].agent.is_some()) {
-                    let fit = !self.hosts[any].stalled && self.net.both(leader, any);
-                    if fit && self.may_lead(any) {
-                        tr!(self, "FAULT the leader steps down");
-                        self.lead(any);
-                    }
-                }
+            24..=25 => self.order_seal(group),
+            26 => self.forgetful(host, group),
+            27 => self.new_leader(any),
+            28 => self.order_pause(group),
+            29..=30 => {
+                self.join();
+            }
+            31 => {
+                self.leave(any);
             }
             _ => {
                 if self.rng.permille(150) {
-                    tr!(self, "FAULT power cut");
-                    for host in 0..self.hosts.len() {
-                        self.crash_host(host);
-                    }
+                    self.power_cut();
                 }
             }
         }
     }
 
-    fn may_lead(&self, host: usize) -> bool {
-        let n = self.hosts.len();
-        let reached =
-            (0..n).filter(|v| self.hosts[*v].agent.is_some() && !self.hosts[*v].stalled && self.net.both(host, *v));
-        reached.count() > n / 2
+    /// All hosts lose power at once.
+    pub fn power_cut(&mut self) {
+        tr!(self, "FAULT power cut");
+        for host in 0..self.hosts.len() {
+            self.crash_host(host);
+        }
     }
 
-    fn crash_agent(&mut self, host: usize) {
+    fn new_leader(&mut self, to: usize) {
+        let Some(leader) = self.raft.leader.filter(|_| self.awake(to)) else { return };
+        if self.net.both(leader, to) && self.quorum_at(to, |_, _| true) {
+            tr!(self, "FAULT the leader steps down");
+            self.lead(to);
+        }
+    }
+
+    fn order_pause(&mut self, group: usize) {
+        let length = Some(Duration::from_millis(self.rng.between(200, 4000)));
+        let Some(found) = self.committed().groups.get(&self.names[group]) else { return };
+        let expect = found.expect();
+        let change = GroupCommand::Pause(Pause { length, reason: "work".to_owned() });
+        tr!(self, "operator: pauses for {length:?}");
+        self.covered.pauses += 1;
+        self.order(&Command::Group { group: self.names[group].clone(), expect, change });
+    }
+
+    pub fn crash_agent(&mut self, host: usize) {
         if self.hosts[host].agent.is_none() {
             return;
         }
@@ -82,72 +113,99 @@ impl World {
         self.at(pause * MS, Ev::Cure(Cure::Agent(host)));
     }
 
-    fn stall(&mut self, host: usize) {
+    pub fn stall(&mut self, host: usize) {
         if self.hosts[host].stalled || self.hosts[host].agent.is_none() {
             return;
         }
         tr!(self, "FAULT agent {} freezes", host + 1);
-        self.hosts[host].stalled = true;
+        self.freeze(host);
         let pause = self.rng.between(50, 4000) * MS;
         self.at(pause, Ev::Cure(Cure::Thaw(host)));
     }
 
-    fn crash_host(&mut self, host: usize) {
+    /// Its agent hears and does nothing until it thaws.
+    pub fn freeze(&mut self, host: usize) {
+        self.hosts[host].stalled = true;
+        self.hosts[host].mindless_since.get_or_insert(self.now);
+    }
+
+    pub fn crash_host(&mut self, host: usize) {
         if !self.hosts[host].up {
             return;
         }
-        tr!(self, "FAULT host {} loses power", host + 1);
-        self.end_agent(host);
-        self.hosts[host].up = false;
-        self.hosts[host].vip_until = 0;
-        self.hosts[host].stamp = None;
-        self.hosts[host].redis.die();
+        self.cut_power(host);
         let pause = self.rng.between(700, 6000) * MS;
         self.at(pause, Ev::Cure(Cure::Host(host)));
     }
 
+    /// Host, kernel and memory are gone at once.
+    pub fn cut_power(&mut self, host: usize) {
+        tr!(self, "FAULT host {} loses power", host + 1);
+        self.end_agent(host);
+        self.hosts[host].up = false;
+        for at in self.places(host) {
+            self.insts[at].vip_until = 0;
+            self.insts[at].stamp = None;
+            self.insts[at].redis.die();
+        }
+    }
+
     /// The process dies and is started again by its supervisor.
-    pub fn kill_instance(&mut self, host: usize) {
-        if !self.hosts[host].redis.alive {
+    pub fn kill_instance(&mut self, at: usize) {
+        if !self.insts[at].redis.alive {
             return;
         }
         self.covered.kills += 1;
-        self.hosts[host].redis.die();
-        self.tell_gone(host);
+        self.insts[at].redis.die();
+        self.tell_gone(at);
         let pause = self.rng.between(20, 2500) * MS;
-        self.at(pause, Ev::Cure(Cure::Instance(host)));
+        self.at(pause, Ev::Cure(Cure::Instance(at)));
     }
 
-    fn restart_instance(&mut self, host: usize) {
-        if self.hosts[host].redis.alive || !self.hosts[host].up || !self.hosts[host].member {
+    pub fn restart_instance(&mut self, at: usize) {
+        let host = &self.hosts[host_at(at)];
+        if self.lost.contains(&at) || self.insts[at].redis.alive || !host.up || !host.joined || !self.insts[at].member {
             return;
         }
-        self.runs += 1;
-        let run = self.runs;
-        let held = self.hosts[host].redis.data.len();
+        let held = self.insts[at].redis.data.len();
         let kept = match self.rng.below(4) {
             0 => 0,
             1 => held,
             _ => self.rng.index(held + 1),
         };
-        let (fresh, rdb) = (self.rng.draw(), self.rng.permille(700));
-        let loading = self.now + self.rng.below(400) * MS;
-        self.hosts[host].redis.reborn(run, fresh, kept, rdb, loading);
-        tr!(self, "redis {}: born sealed as run{run} with {kept} of {held} writes, rdb {rdb}", host + 1);
+        let rdb = self.rng.permille(700);
+        let loading = self.rng.below(400) * MS;
+        self.bear_instance(at, kept, rdb, loading);
     }
 
-    fn hang(&mut self, host: usize) {
-        if !self.hosts[host].redis.ready(self.now) {
+    /// Started anew with the first `kept` of its writes: found in an RDB, or in an AOF, which keeps no offset.
+    pub fn bear_instance(&mut self, at: usize, kept: usize, rdb: bool, loading: Ns) {
+        self.runs += 1;
+        let (run, fresh, until) = (self.runs, self.rng.draw(), self.now + loading);
+        let held = self.insts[at].redis.data.len();
+        let before = self.insts[at].redis.run;
+        self.insts[at].redis.reborn(run, fresh, kept, rdb, until);
+        self.birth_mutation(at, before);
+        tr!(self, "redis {}: born sealed as run{run} with {kept} of {held} writes, rdb {rdb}", label(at));
+    }
+
+    pub fn hang(&mut self, at: usize) {
+        if !self.insts[at].redis.ready(self.now) {
             return;
         }
-        tr!(self, "FAULT instance {} hangs", host + 1);
         let until = self.now + self.rng.between(50, 4500) * MS;
-        self.hosts[host].redis.hung_until = until;
-        let run = self.hosts[host].redis.run;
-        self.at(until - self.now, Ev::Cure(Cure::Unhang(host, run)));
+        self.hang_until(at, until);
     }
 
-    fn break_net(&mut self, host: usize) {
+    /// It answers nothing until then.
+    pub fn hang_until(&mut self, at: usize, until: Ns) {
+        tr!(self, "FAULT instance {} hangs for {} ms", label(at), (until - self.now) / MS);
+        self.insts[at].redis.hung_until = until;
+        let run = self.insts[at].redis.run;
+        self.at(until - self.now, Ev::Cure(Cure::Unhang(at, run)));
+    }
+
+    pub fn break_net(&mut self, host: usize) {
         let other = (host + 1 + self.rng.index(self.hosts.len() - 1)) % self.hosts.len();
         match self.rng.below(7) {
             0 => {
@@ -191,7 +249,7 @@ impl World {
         self.at(pause, Ev::Cure(Cure::Net));
     }
 
-    fn slow(&mut self, host: usize) {
+    pub fn slow(&mut self, host: usize) {
         if self.rng.permille(500) {
             tr!(self, "FAULT disk {} is slow", host + 1);
             self.hosts[host].slow_disk = true;
@@ -203,18 +261,20 @@ impl World {
         self.at(pause, Ev::Cure(Cure::Slow(host)));
     }
 
-    fn order_switch(&mut self) {
-        let members = self.hosts.iter().filter(|host| host.member).count();
-        let to = id(self.rng.index(members));
-        let Some(group) = self.committed().groups.get(&self.group) else { return };
-        let (expect, change) = (group.expect(), GroupCommand::Switch { to, why: Why::Operator });
+    pub fn order_switch(&mut self, group: usize) {
+        let name = self.names[group].clone();
+        let Some(found) = self.committed().groups.get(&name) else { return };
+        let members: Vec<_> = found.members.keys().copied().collect();
+        let expect = found.expect();
+        let to = members[self.rng.index(members.len())];
+        let change = GroupCommand::Switch { to, why: Why::Operator };
         tr!(self, "operator: switchover to {to}");
-        self.order(&Command::Group { group: self.group.clone(), expect, change });
+        self.order(&Command::Group { group: name, expect, change });
     }
 
     /// Directed (S2): the primary is cut off with a fresh lease, every guardian but its own restarts and has forgotten
     /// its promise, and an operator seals.
-    fn forgetful(&mut self, host: usize) {
+    pub fn forgetful(&mut self, host: usize, group: usize) {
         tr!(self, "FAULT {} is cut off, and all the others forget", host + 1);
         self.net.split(&[host]);
         for other in 0..self.hosts.len() {
@@ -224,25 +284,26 @@ impl World {
             }
         }
         for pause in [30, 80, 160, 320, 480] {
-            self.at(pause * MS, Ev::Cure(Cure::Seal));
+            self.at(pause * MS, Ev::Cure(Cure::Seal(group)));
         }
         let pause = self.rng.between(700, 3000) * MS;
         self.at(pause, Ev::Cure(Cure::Net));
     }
 
     /// An operator's word ends the epoch though the primary is well (S3).
-    fn order_seal(&mut self) {
-        let Some(group) = self.committed().groups.get(&self.group) else { return };
-        let (expect, change) = (group.expect(), GroupCommand::Seal { why: Why::Operator });
-        tr!(self, "operator: seals");
-        self.order(&Command::Group { group: self.group.clone(), expect, change });
+    pub fn order_seal(&mut self, group: usize) {
+        let name = self.names[group].clone();
+        let Some(found) = self.committed().groups.get(&name) else { return };
+        let (expect, change) = (found.expect(), GroupCommand::Seal { why: Why::Operator });
+        tr!(self, "operator: seals {name}");
+        self.order(&Command::Group { group: name, expect, change });
     }
 
     /// A fault ends.
     pub fn cure(&mut self, cure: Cure) {
         match cure {
             Cure::Agent(host) => {
-                if self.hosts[host].up && self.hosts[host].agent.is_none() {
+                if self.hosts[host].up && self.hosts[host].joined && self.hosts[host].agent.is_none() {
                     self.start_agent(host);
                     let carried = self.hosts[host].agent.as_ref().is_some_and(|agent| agent.carried);
                     self.covered.carried_on += u64::from(carried);
@@ -250,36 +311,41 @@ impl World {
             }
             Cure::Thaw(host) => self.thaw(host),
             Cure::Host(host) => {
-                if !self.hosts[host].up {
+                if !self.hosts[host].up && self.hosts[host].joined {
                     tr!(self, "host {} boots", host + 1);
                     self.hosts[host].up = true;
-                    let now = self.now;
-                    self.hosts[host].reboot(now);
-                    let (first, second) = (self.rng.below(500) * MS, self.rng.below(500) * MS);
+                    self.reboot(host);
+                    let first = self.rng.below(500) * MS;
                     self.at(first, Ev::Cure(Cure::Agent(host)));
-                    self.at(second, Ev::Cure(Cure::Instance(host)));
+                    for at in self.places(host) {
+                        let second = self.rng.below(500) * MS;
+                        self.at(second, Ev::Cure(Cure::Instance(at)));
+                    }
                 }
             }
-            Cure::Instance(host) => self.restart_instance(host),
-            Cure::Unhang(host, run) => self.unhang(host, run),
+            Cure::Instance(at) => self.restart_instance(at),
+            Cure::Unhang(at, run) => self.unhang(at, run),
             Cure::Mute(host) if !self.healed => self.net.mute(host),
             Cure::Mute(_) => {}
-            Cure::Seal if !self.healed => self.order_seal(),
-            Cure::Seal => {}
+            Cure::Seal(group) if !self.healed => self.order_seal(group),
+            Cure::Seal(_) => {}
             Cure::Net => self.net.heal(),
             Cure::Slow(host) => {
                 self.hosts[host].slow_disk = false;
                 self.hosts[host].slow_redis = false;
             }
+            step if !self.healed => self.attack_step(step),
+            _ => {}
         }
     }
 
-    fn thaw(&mut self, host: usize) {
+    pub fn thaw(&mut self, host: usize) {
         if !self.hosts[host].stalled {
             return;
         }
         tr!(self, "agent {} thaws", host + 1);
         self.hosts[host].stalled = false;
+        self.hosts[host].mindless_since = None;
         self.hosts[host].excused_until = self.now + 150 * MS;
         let Some(agent) = &self.hosts[host].agent else { return };
         let life = agent.life;
@@ -287,21 +353,23 @@ impl World {
         if self.rng.permille(300) {
             waiting.reverse();
         }
-        for what in waiting {
-            self.input(host, life, what);
+        // It works through what waited, and other things happen meanwhile.
+        for (place, what) in waiting.into_iter().enumerate() {
+            self.at(place as Ns * MS / 5, Ev::Agent { host, life, what });
         }
     }
 
-    fn unhang(&mut self, host: usize, run: u64) {
-        let redis = &mut self.hosts[host].redis;
+    pub fn unhang(&mut self, at: usize, run: u64) {
+        let redis = &mut self.insts[at].redis;
         if redis.run != run || !redis.alive {
             return;
         }
         redis.hung_until = 0;
-        let queue: Vec<(u64, Order)> = redis.queue.drain(..).collect();
-        tr!(self, "instance {} goes on", host + 1);
+        let mut queue: Vec<(u64, Order)> = redis.queue.drain(..).collect();
+        self.queue_mutation(&mut queue);
+        tr!(self, "instance {} goes on", label(at));
         for (task, command) in queue {
-            self.command(host, task, command);
+            self.command(at, task, command);
         }
     }
 
@@ -310,15 +378,27 @@ impl World {
         tr!(self, "HEAL");
         self.healed = true;
         self.net.heal();
+        for inst in &mut self.insts {
+            inst.redis.narrow = false;
+        }
         for host in 0..self.hosts.len() {
             self.cure(Cure::Slow(host));
             if !self.hosts[host].up {
                 self.cure(Cure::Host(host));
             }
             self.cure(Cure::Thaw(host));
-            self.cure(Cure::Unhang(host, self.hosts[host].redis.run));
             self.cure(Cure::Agent(host));
-            self.cure(Cure::Instance(host));
+            for at in self.places(host) {
+                self.cure(Cure::Unhang(at, self.insts[at].redis.run));
+                self.cure(Cure::Instance(at));
+            }
+        }
+        for name in self.names.clone() {
+            let Some(group) = self.committed().groups.get(&name).filter(|group| group.pause.is_some()) else {
+                continue;
+            };
+            let expect = group.expect();
+            self.order(&Command::Group { group: name, expect, change: GroupCommand::Resume });
         }
     }
 }

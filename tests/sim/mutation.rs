@@ -1,106 +1,141 @@
-//! Rules broken on purpose in the simulated shells, each to be caught by a named invariant.
+//! Rules broken on purpose, each to be caught by a named invariant: the list. What each does is in `broken/`.
+//!
+//! The numbers in brackets are the traces of the design's §6 that the breakage brings back.
 
-/// One broken rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mutation {
+use crate::attack::Attack;
+
+/// One broken rule: what it is, what may catch it, under which directed attack, and the seed that is known to.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    pub mutation: Mutation,
+    pub caught_by: &'static [&'static str],
+    pub attack: Option<Attack>,
+    /// Tried first; if the breakage is not caught there, all others are.
+    pub seed: u64,
+}
+
+macro_rules! mutations {
+    ($($(#[doc = $doc:literal])* $name:ident: $caught:expr, $attack:expr, $seed:literal;)*) => {
+        /// One broken rule.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Mutation { $($(#[doc = $doc])* $name,)* }
+
+        /// All of them.
+        pub const LIST: &[Entry] = &[$(Entry {
+            mutation: Mutation::$name, caught_by: &$caught, attack: $attack, seed: $seed,
+        },)*];
+    };
+}
+
+const LEASES: [&str; 2] = ["two-leases", "lease-over-when-sealed"];
+
+mutations! {
     /// S1: the lease counts from when the promise came, not from when the renewal was sent.
-    LeaseFromReply,
-    /// S2: the surrender is said before its mark is on disk.
-    MarkAfterSurrender,
-    /// S2: seals and reports are said before they are on disk.
-    SaidBeforeSaved,
-    /// S2: a restarted guardian does not keep silent for the longest lease it promised.
-    ForgetsSilence,
-    /// S3: a member reports without having detached its instance.
-    SealsWithoutDetaching,
-    /// S5: an instance follows before F has grown.
-    FollowsWithoutCommit,
-    /// S4: an instance that was just let in claims lineage at once.
-    LineageAtOnce,
+    LeaseFromReply: LEASES, None, 85;
+    /// S1 (4): a successor that thaws counts the promises in its queue from when it reads them.
+    QueuedPromisesCount: LEASES, Some(Attack::StallSuccessor), 12;
+    /// S1: the primary counts the whole lease; the sixth for clocks that run apart is gone.
+    WholeLease: LEASES, Some(Attack::CutAndSeal), 10;
+    /// S1: the stamp gives a restarted agent more than the lease had left.
+    StampTooLong: LEASES, Some(Attack::Restart), 4;
+    /// S1: the lease lapses and nothing is fenced.
+    NoFenceAtLapse: ["two-servers"], Some(Attack::CutAndSeal), 22;
+    /// S1 (20): a successor that never gets a lease in time holds on to its epoch.
+    NeverGivesUp: ["settles"], Some(Attack::LateAnswers), 8;
     /// S2: a guardian seals while its promise is live.
-    SealsEarly,
-}
-
-impl Mutation {
-    /// Those that the batch proves to be caught, each with an invariant that may catch it.
-    pub const LIST: [(Mutation, &'static [&'static str]); 8] = [
-        (Mutation::LeaseFromReply, &["two-servers"]),
-        (Mutation::MarkAfterSurrender, &["surrender-marked"]),
-        (Mutation::SaidBeforeSaved, &["seal-durable", "promise-durable"]),
-        (Mutation::ForgetsSilence, &["two-servers", "promise-after-seal"]),
-        (Mutation::SealsWithoutDetaching, &["wait-kept"]),
-        (Mutation::FollowsWithoutCommit, &["wait-kept"]),
-        (Mutation::LineageAtOnce, &["wait-kept"]),
-        (Mutation::SealsEarly, &["two-servers"]),
-    ];
-}
-
-use crate::agent::id;
-use crate::redis::{Command, Upstream};
-use crate::world::World;
-use mainstay::cluster::{Lineage, Phase};
-use mainstay::view::{Item, Posture, What};
-
-impl World {
-    /// The mutations of what a peer said.
-    pub fn heard_mutation(&mut self, host: usize, what: &mut What) {
-        let What::Heard { items, .. } = what else { return };
-        let now = self.hosts[host].clock(self.now);
-        for item in items.iter_mut().filter(|_| self.mutation == Some(Mutation::LeaseFromReply)) {
-            if let Item::Promise { sent_at, .. } = item {
-                *sent_at = now;
-            }
-        }
-    }
-
-    /// The mutations that act by themselves, before a tick.
-    pub fn tick_mutation(&mut self, host: usize) {
-        match self.mutation {
-            Some(Mutation::SealsEarly) => {
-                let name = self.group.clone();
-                let Some(agent) = self.hosts[host].agent.as_mut() else { return };
-                let sealing = agent.view.group(&name).is_some_and(|group| matches!(group.phase, Phase::Sealing { .. }));
-                if let Some(seat) = agent.view.seats.get_mut(&name).filter(|_| sealing) {
-                    seat.promise = None;
-                }
-            }
-            Some(Mutation::LineageAtOnce) => self.claim_lineage(host),
-            Some(Mutation::FollowsWithoutCommit) => self.follow_uncommitted(host),
-            _ => {}
-        }
-    }
-
-    fn claim_lineage(&mut self, host: usize) {
-        let name = self.group.clone();
-        let Some(agent) = self.hosts[host].agent.as_mut() else { return };
-        let Some(group) = agent.view.group(&name).cloned() else { return };
-        let Some(seat) = agent.view.seats.get(&name) else { return };
-        let run_id = seat.instance.run_id().cloned();
-        if let (Posture::Following(epoch), Some(run_id)) = (seat.instance.posture, run_id)
-            && group.followers.contains_key(&id(host))
-            && let Some(local) = agent.view.local.groups.get_mut(&name)
-            && local.lineage.is_none()
-        {
-            local.lineage = Some(Lineage { run_id, epoch });
-        }
-    }
-
-    /// The last member follows without ever asking to be let in.
-    fn follow_uncommitted(&mut self, host: usize) {
-        let name = self.group.clone();
-        let Some(agent) = self.hosts[host].agent.as_ref().filter(|_| self.is_stranger(host)) else { return };
-        let Some(group) = agent.view.group(&name) else { return };
-        let stable = matches!(group.phase, Phase::Stable) && !group.followers.contains_key(&id(host));
-        let Some(primary) = group.primary_node().filter(|node| *node != id(host) && stable) else { return };
-        let primary = crate::agent::host_of(primary);
-        if self.hosts[host].redis.upstream == Some(Upstream::Nowhere) {
-            self.command(host, 0, Command::ReplicaOf(primary));
-        }
-    }
-
-    /// The member that the mutation is about.
-    pub fn is_stranger(&self, host: usize) -> bool {
-        let last = self.hosts.iter().rposition(|host| host.member);
-        self.mutation == Some(Mutation::FollowsWithoutCommit) && last == Some(host)
-    }
+    SealsEarly: LEASES, Some(Attack::CutAndSeal), 1;
+    /// S2: a restarted guardian, having forgotten its promises, seals at once.
+    SealsAtOnceRestarted: LEASES, Some(Attack::Forget), 1;
+    /// S2: a restarted guardian votes at once.
+    VotesAtOnceRestarted: ["silent-voters"], Some(Attack::Forget), 2;
+    /// S2 (14): a restarted guardian goes by a shorter lease in its file.
+    ShorterLeaseInFile: LEASES, Some(Attack::Forget), 1;
+    /// S2: a guardian says that it sealed before that is on disk.
+    SealNotDurable: ["seal-durable"], None, 0;
+    /// S2: a member reports before its seal is on disk.
+    ReportNotDurable: ["report-durable"], None, 2;
+    /// S2: a promise is given before its lease is on disk.
+    PromiseNotDurable: ["promise-durable"], None, 0;
+    /// S2: a guardian promises an epoch below its seal.
+    PromisesBelowSeal: ["promise-after-seal"], Some(Attack::LeaderCut), 481;
+    /// S2: the surrender is said while the fence is still under way.
+    SurrenderBeforeFence: ["surrender-fenced"], None, 0;
+    /// S2: the surrender is said before its mark is on disk.
+    MarkAfterSurrender: ["surrender-marked"], None, 0;
+    /// S2 (17): the stamp is merely erased.
+    StampErased: ["surrender-marked", "surrender-final"], Some(Attack::Restart), 0;
+    /// S2 (5): a late stamp replaces the mark.
+    StampOverMark: ["surrender-final", "two-leases"], Some(Attack::Restart), 0;
+    /// S3: the leader promotes without a majority of durable seals.
+    PromotesWithoutSeals: ["promote-after-seals"], None, 0;
+    /// S3: a member reports without having detached its instance.
+    SealsWithoutDetaching: ["wait-kept"], None, 237;
+    /// S3: a guardian that says nothing counts as one that holds no promise.
+    SilenceIsVacancy: ["seal-needs-vacancy"], None, 10;
+    /// S3 (9): answers to old polls are counted together with new ones.
+    StalePollAnswers: ["seal-needs-vacancy"], Some(Attack::Flaky), 11;
+    /// S3 (9): guardians say that they hold no promise right after `Promote`.
+    VacantAtOnce: ["a-lease-to-start"], None, 1;
+    /// S3 (12): the report of an earlier seal is used again.
+    OldReportUsed: ["report-true", "wait-kept"], None, 2;
+    /// S4 (1): offsets are compared without regard to lineage.
+    OffsetWithoutLineage: ["wait-kept"], None, 5;
+    /// S4 (1): lineage follows the link: data below the epoch's start counts as the epoch's.
+    LineageFromLink: ["wait-kept"], Some(Attack::Lag), 6;
+    /// S4 (2): a restarted instance keeps its lineage.
+    LineageOverRestart: ["wait-kept"], Some(Attack::Instances), 12;
+    /// S4: an instance that was just let in claims lineage at once.
+    LineageAtOnce: ["wait-kept"], None, 25;
+    /// S4 (15, 22): a full resynchronisation, seen under way, leaves lineage standing.
+    SyncKeepsLineage: ["wait-kept"], Some(Attack::CutSync), 10;
+    /// S4: the least data wins.
+    WorstDataWins: ["wait-kept"], None, 13;
+    /// S4: priority 0 is promoted.
+    PriorityZeroPromoted: ["never-priority-zero"], None, 19;
+    /// S5: an instance follows before F has grown.
+    FollowsWithoutCommit: ["wait-kept"], None, 4;
+    /// S5 (18): who left F without the two commits is not counted for the sentence.
+    DepartedNotCounted: ["wait-kept"], Some(Attack::Shrink), 736;
+    /// S5 (3): R counts with the new W as soon as members are added.
+    NewQuorumAtOnce: ["wait-kept"], Some(Attack::Grow), 4;
+    /// S5: the event says `Kept` whatever was proved.
+    KeptUnproved: ["wait-kept"], Some(Attack::Shrink), 48;
+    /// S5: under `quorum` a promotion goes without the proof.
+    QuorumUnproved: ["quorum-needs-proof"], None, 2;
+    /// S5 (21): a follower whose instance is down is not missed; writes stay refused.
+    NobodyIsMissed: ["settles"], Some(Attack::DeadReplica), 8;
+    /// S5 (6): the primary runs with min-replicas 0 though it has followers: a frozen agent's instance serves on.
+    MinReplicasZero: ["two-servers"], Some(Attack::FreezeCut), 23;
+    /// S6: an instance starts as a primary.
+    BornPrimary: ["serving-is-promoted"], None, 0;
+    /// S6 (6): another process than the promoted one serves.
+    AnotherProcessServes: ["serving-is-promoted"], Some(Attack::SwiftRestart), 0;
+    /// S7 (7): an instance that loads or synchronises is killed as if it hung.
+    KillsLoading: ["loading-is-alive"], None, 0;
+    /// S8: the VIP has no lifetime.
+    VipForEver: ["vip-leash"], None, 3;
+    /// S8: the VIP is refreshed without a lease.
+    VipWithoutLease: ["vip-follows-lease"], None, 0;
+    /// S8: a follower whose agent has heard no renewal for a lease stays attached.
+    FollowsInSilence: ["two-servers"], Some(Attack::FreezePair), 241;
+    /// S9 (8): `NO ONE` waits in a stalled instance and is executed after the seal.
+    LateNoOne: ["two-servers", "surrender-fenced"], Some(Attack::HangSuccessor), 6;
+    /// S10: the handover goes on before the successor has the frozen offset.
+    HandoverTooEarly: ["switchover-keeps"], Some(Attack::Switch), 1;
+    /// S10 (11): the replicas are cut off at the freeze, and a ping comes between drain and seal.
+    PingAfterDrain: ["switchover-goes-through"], Some(Attack::Switch), 2;
+    /// S12 (13): the guardians change in one step.
+    GuardiansAtOnce: LEASES, Some(Attack::Joint), 132;
+    /// S12 (13): the primary says that it renews under both majorities, and counts the old one only.
+    CountsOldMajority: LEASES, Some(Attack::Joint), 5;
+    /// S12: seals count by the coming majority alone.
+    SealsByOneMajority: ["promote-after-seals", "two-leases"], Some(Attack::Joint), 28;
+    /// S14: the applied state goes back at a restart.
+    StateGoesBack: ["epoch-monotonic"], None, 4;
+    /// S14 (10): a cold start does not wait for those that could still report.
+    ColdStartHurries: ["cold-start-waits"], Some(Attack::PowerCut), 6;
+    /// S14: an empty instance is chosen though another holds data.
+    EmptyChosen: ["never-empty-over-data"], Some(Attack::PowerCut), 345;
+    /// Pause: promotions go on.
+    PauseIgnored: ["paused-means-paused"], None, 1;
 }

@@ -1,9 +1,9 @@
 //! The network between the hosts: one-way cuts, loss, delay and reordering. Agents and instances use the same links.
 
 use crate::rng::Rng;
-use crate::world::{MS, Ns};
+use crate::world::{MS, Ns, WIDTH};
 
-/// Links between `n` hosts.
+/// Links between `n` hosts. Where it is asked, a place stands for its host.
 #[derive(Debug)]
 pub struct Net {
     n: usize,
@@ -14,16 +14,19 @@ pub struct Net {
     pub jitter: Ns,
     /// Added to the way of whatever comes to a host.
     pub lag: Vec<Ns>,
+    /// What of that no mending takes away.
+    pub for_good: Vec<Ns>,
 }
 
 impl Net {
     /// A sound network.
     pub fn new(n: usize) -> Self {
-        Self { n, cut: vec![false; n * n], loss: 0, jitter: MS, lag: vec![0; n] }
+        Self { n, cut: vec![false; n * n], loss: 0, jitter: MS, lag: vec![0; n], for_good: vec![0; n] }
     }
 
     /// Whether anything sent from `a` comes to `b`.
     pub fn open(&self, a: usize, b: usize) -> bool {
+        let (a, b) = (a % WIDTH, b % WIDTH);
         a == b || !self.cut[a * self.n + b]
     }
 
@@ -60,7 +63,7 @@ impl Net {
         self.cut.fill(false);
         self.loss = 0;
         self.jitter = MS;
-        self.lag.fill(0);
+        self.lag.clone_from(&self.for_good);
     }
 
     /// How long a message takes now, or that it is lost.

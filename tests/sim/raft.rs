@@ -2,8 +2,11 @@
 //! every node applies with its own lag; a cut-off leader believes in itself for a while.
 
 use crate::agent::id;
+use crate::events::{Ev, Input};
+use crate::mutation::Mutation;
 use crate::redis::announce;
-use crate::world::{Ev, Input, MS, Ns, World};
+use crate::trace::label;
+use crate::world::{MS, Ns, World, host_at, place};
 use mainstay::cluster::{Command, GroupCommand, GuardianChange, Incarnation, Node, NodeId, State, majority};
 use mainstay::view::{Leadership, Topic, What};
 use std::collections::BTreeSet;
@@ -14,6 +17,13 @@ use std::sync::Arc;
 pub struct Raft {
     pub term: u64,
     pub leader: Option<usize>,
+    /// Hosts that the log reaches, and those of them that vote.
+    pub members: BTreeSet<usize>,
+    pub voters: BTreeSet<usize>,
+    /// Being removed by an operator, since when.
+    pub leaving: Option<(usize, Ns)>,
+    /// Since when it waits for the proof that it may (S5).
+    pub proof_since: Option<Ns>,
     /// After so many entries.
     pub states: Vec<Arc<State>>,
     /// Up to which entry each agent was served.
@@ -25,24 +35,23 @@ pub struct Raft {
 }
 
 impl Raft {
-    /// A log that has taken every node in and named the guardians.
-    pub fn new(n: usize) -> Self {
+    /// A log that has taken the first nodes in and named the guardians.
+    pub fn new(n: usize, first: usize) -> Self {
         let mut state = State::default();
-        for host in 0..n {
-            let record = Node {
-                name: format!("n{}", host + 1),
-                address: format!("10.0.0.{}:7400", host + 1),
-                incarnation: Incarnation(host as u128 + 1),
-                introduced: false,
-            };
+        for host in 0..first {
+            let record = record(host, format!("n{}", host + 1));
             assert_eq!(state.apply(&Command::AddNode { node: id(host), record }), Ok(()));
         }
-        let next: BTreeSet<NodeId> = (0..n).map(id).collect();
+        let next: BTreeSet<NodeId> = (0..first).map(id).collect();
         assert_eq!(state.apply(&Command::Guardians(GuardianChange::Begin { next })), Ok(()));
         let (told, alone) = (vec![None; n], vec![None; n]);
         Self {
             term: 0,
             leader: None,
+            members: (0..first).collect(),
+            voters: (0..first).collect(),
+            leaving: None,
+            proof_since: None,
             states: vec![Arc::new(state)],
             sent: vec![0; n],
             told,
@@ -52,22 +61,29 @@ impl Raft {
     }
 }
 
+/// A host's record, under a name that may have been another host's.
+pub fn record(host: usize, name: String) -> Node {
+    let address = format!("10.0.0.{}:7400", host + 1);
+    Node { name, address, incarnation: Incarnation(host as u128 + 1), introduced: false }
+}
+
 impl World {
-    fn voting(&self, host: usize) -> bool {
+    pub fn awake(&self, host: usize) -> bool {
         self.hosts[host].agent.is_some() && !self.hosts[host].stalled
     }
 
-    fn quorum_at(&self, host: usize, may: impl Fn(&Self, usize) -> bool) -> bool {
-        let n = self.hosts.len();
-        let reached = (0..n).filter(|v| self.voting(*v) && self.net.both(host, *v) && (*v == host || may(self, *v)));
-        self.voting(host) && reached.count() >= majority(n)
+    pub fn quorum_at(&self, host: usize, may: impl Fn(&Self, usize) -> bool) -> bool {
+        let voters = &self.raft.voters;
+        let reached =
+            voters.iter().filter(|v| self.awake(**v) && self.net.both(host, **v) && (**v == host || may(self, **v)));
+        self.awake(host) && voters.contains(&host) && reached.count() >= majority(voters.len())
     }
 
     /// S2: a restarted voter answers no vote for the longest lease it promised.
     fn may_vote(&self, host: usize) -> bool {
         let own = &self.hosts[host];
         let clock = own.clock(self.now);
-        let silent = self.mutation != Some(crate::mutation::Mutation::ForgetsSilence);
+        let silent = self.mutation != Some(Mutation::VotesAtOnceRestarted);
         own.agent.as_ref().is_some_and(|agent| !silent || clock >= agent.view.silent_until())
     }
 
@@ -95,7 +111,20 @@ impl World {
             return;
         }
         let leader = fit[self.rng.index(fit.len())];
+        self.check_election(leader);
         self.lead(leader);
+    }
+
+    /// S2: no restarted voter's vote counted that may have forgotten a promise.
+    fn check_election(&mut self, leader: usize) {
+        let free = |world: &Self, host: usize| {
+            let own = &world.hosts[host];
+            let started = own.agent.as_ref().map(|agent| agent.view.started);
+            started.is_some_and(|at| own.clock(world.now) >= at + own.disk.longest_lease)
+        };
+        if !self.quorum_at(leader, free) {
+            self.violate("silent-voters", format!("n{} leads by the votes of voters that must be silent", leader + 1));
+        }
     }
 
     /// A new term.
@@ -109,7 +138,8 @@ impl World {
     fn inform(&mut self, host: usize) {
         let Some(agent) = &self.hosts[host].agent else { return };
         let life = agent.life;
-        let reached = self.raft.leader.filter(|leader| self.net.both(*leader, host) && self.voting(*leader));
+        let known = self.raft.members.contains(&host);
+        let reached = self.raft.leader.filter(|leader| known && self.net.both(*leader, host) && self.awake(*leader));
         let believes = matches!(self.raft.told[host], Some((_, _, true)));
         let lonely = believes && !self.quorum_at(host, |_, _| true);
         let alone = &mut self.raft.alone_since[host];
@@ -123,7 +153,7 @@ impl World {
         if let Some(news) = news.filter(|news| self.raft.told[host] != Some(*news)) {
             self.raft.told[host] = Some(news);
             let (term, leader, leading) = news;
-            let voters = (0..self.hosts.len()).map(id).collect();
+            let voters = self.raft.voters.iter().copied().map(id).collect();
             let delay = MS + self.rng.below(20 * MS);
             let leadership = Leadership { term, leader: leader.map(id), leading, voters };
             self.tell(host, delay, What::Leadership(leadership));
@@ -147,10 +177,10 @@ impl World {
     }
 
     /// A proposal, sent on to the leader.
-    pub fn propose(&mut self, from: usize, topic: Topic, command: Command) {
+    pub fn propose(&mut self, from: usize, topic: Topic, mut command: Command) {
         let Some(agent) = &self.hosts[from].agent else { return };
         let life = agent.life;
-        if self.is_stranger(from) && matches!(&command, Command::Group { change: GroupCommand::Follow { .. }, .. }) {
+        if self.propose_mutation(from, &mut command) {
             return;
         }
         let way = MS / 2 + self.rng.below(5 * MS);
@@ -179,10 +209,11 @@ impl World {
         self.at(delay, Ev::Agent { host: from, life, what: done });
     }
 
-    fn append(&mut self, leader: usize, command: &Command) -> bool {
+    pub fn append(&mut self, leader: usize, command: &Command) -> bool {
         let before = Arc::clone(&self.raft.states[self.raft.states.len() - 1]);
         let mut state = (*before).clone();
         let outcome = state.apply(command);
+        self.apply_mutation(&mut state, command);
         if self.tracing {
             let text = crate::trace::command(command);
             tr!(self, "raft: {text} -> {outcome:?}");
@@ -196,7 +227,7 @@ impl World {
         for host in 0..self.hosts.len() {
             let Some(agent) = &self.hosts[host].agent else { continue };
             let life = agent.life;
-            if !self.net.both(leader, host) || self.raft.sent[host] + 1 != index {
+            if !self.net.both(leader, host) || !self.raft.members.contains(&host) || self.raft.sent[host] + 1 != index {
                 continue;
             }
             self.raft.sent[host] = index;
@@ -204,8 +235,15 @@ impl World {
                 if self.rng.permille(50) { self.rng.between(5, 400) * MS } else { MS / 5 + self.rng.below(3 * MS) };
             self.at(lag, Ev::Apply { host, life, index });
         }
-        if let Command::Group { change, .. } = command {
-            self.check_change(&before, &state, change);
+        if let Command::Guardians(GuardianChange::Renewed { group, .. }) = command {
+            self.attack_renewed(group);
+        }
+        if let Command::Group { group, change, .. } = command {
+            if let (GroupCommand::Promote { successor, .. }, number) = (change, self.group_of(group)) {
+                let host = crate::agent::host_of(*successor);
+                self.attack_promotion(host, place(host, number));
+            }
+            self.check_change(self.group_of(group), &before, &state, change);
         }
         true
     }
@@ -216,25 +254,26 @@ impl World {
     }
 
     /// What an operator does where the cluster refused to guess: the most data by force.
-    pub fn force(&mut self) {
-        let name = self.group.clone();
+    pub fn force(&mut self, group_number: usize) {
+        let name = self.names[group_number].clone();
         let Some(group) = self.committed().groups.get(&name) else { return };
         let expect = group.expect();
-        let fit = |host: &usize| {
-            let redis = &self.hosts[*host].redis;
-            redis.alive && group.members.get(&id(*host)).is_some_and(|member| member.priority > 0)
+        let fit = |at: &usize| {
+            let promotable = group.members.get(&id(host_at(*at))).is_some_and(|member| member.priority > 0);
+            self.insts[*at].redis.alive && promotable
         };
-        let best = (0..self.hosts.len()).filter(|host| self.hosts[*host].member && fit(host));
-        let Some(best) = best.max_by_key(|host| self.hosts[*host].redis.data.len()) else { return };
-        let redis = &self.hosts[best].redis;
+        let places = (0..self.hosts.len()).map(|host| place(host, group_number));
+        let best = places.filter(fit).max_by_key(|at| self.insts[*at].redis.data.len());
+        let Some(best) = best else { return };
+        let redis = &self.insts[best].redis;
         let change = GroupCommand::Promote {
-            successor: id(best),
+            successor: id(host_at(best)),
             run_id: redis.run_id(),
             start: mainstay::cluster::Offset(redis.offset),
             guarantee: mainstay::cluster::Guarantee::Forced,
             at_unix_ms: 0,
         };
-        tr!(self, "operator: forces {} ({})", best + 1, announce(best));
+        tr!(self, "operator: forces {} ({})", label(best), announce(best));
         self.order(&Command::Group { group: name, expect, change });
     }
 }

@@ -6,7 +6,7 @@
 //! Between instances, see `replication.rs`.
 
 use crate::rng::Rng;
-use crate::world::{MS, Ns};
+use crate::world::{MS, Ns, group_at, host_at, place};
 use mainstay::cluster::{Offset, Replid, RunId};
 use mainstay::view::{Info, Moment, ReplicaRow};
 use std::collections::{BTreeMap, VecDeque};
@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 pub enum Upstream {
     /// Sealed: an address where nobody listens.
     Nowhere,
-    /// Another host's instance.
+    /// The instance at another place.
     Host(usize),
 }
 
@@ -65,7 +65,7 @@ pub enum Command {
         /// Client and replica connections are closed too.
         close: bool,
     },
-    /// `REPLICAOF` a host.
+    /// `REPLICAOF` the instance at a place.
     ReplicaOf(usize),
     /// `CLIENT PAUSE ... WRITE` up to that time.
     Pause(Ns),
@@ -73,6 +73,21 @@ pub enum Command {
     Unpause,
     /// `min-replicas-to-write`.
     Tune(u32),
+}
+
+impl Command {
+    /// As an operator would type it.
+    pub fn text(self) -> String {
+        match self {
+            Command::NoOne(min) => format!("REPLICAOF NO ONE, min-replicas {min}"),
+            Command::Nowhere { close: false } => "sealed".to_owned(),
+            Command::Nowhere { close: true } => "sealed, its connections closed".to_owned(),
+            Command::ReplicaOf(place) => format!("REPLICAOF {}", crate::trace::label(place)),
+            Command::Pause(_) => "writes paused".to_owned(),
+            Command::Unpause => "writes go on".to_owned(),
+            Command::Tune(min) => format!("min-replicas {min}"),
+        }
+    }
 }
 
 /// One process.
@@ -108,6 +123,8 @@ pub struct Redis {
     /// Attached replicas by host.
     pub replicas: BTreeMap<usize, Attached>,
     pub min_replicas: u32,
+    /// As a replica it gets a byte now and then only.
+    pub narrow: bool,
     pub paused_until: Ns,
     /// Came in while it was frozen, with the number of the task that sent it.
     pub queue: VecDeque<(u64, Command)>,
@@ -137,6 +154,7 @@ impl Redis {
             stream_base: 0,
             replicas: BTreeMap::new(),
             min_replicas: 0,
+            narrow: false,
             paused_until: 0,
             queue: VecDeque::new(),
             waiting: Vec::new(),
@@ -292,15 +310,16 @@ impl Redis {
     }
 }
 
-/// `host:port` of a host's instance.
-pub fn announce(host: usize) -> String {
-    format!("10.0.0.{}:6379", host + 1)
+/// `host:port` of the instance at a place.
+pub fn announce(place: usize) -> String {
+    format!("10.0.0.{}:{}", host_at(place) + 1, 6379 + group_at(place))
 }
 
-/// The host with that address.
-pub fn host_of(address: &str) -> Option<usize> {
-    let rest = address.strip_prefix("10.0.0.")?;
-    rest.strip_suffix(":6379")?.parse::<usize>().ok()?.checked_sub(1)
+/// The place with that address.
+pub fn place_of(address: &str) -> Option<usize> {
+    let (host, port) = address.strip_prefix("10.0.0.")?.split_once(':')?;
+    let (host, port) = (host.parse::<usize>().ok()?, port.parse::<usize>().ok()?);
+    Some(place(host.checked_sub(1)?, port.checked_sub(6379)?))
 }
 
 fn replid_text(id: u64) -> Replid {

@@ -4,6 +4,36 @@ use mainstay::cluster::{Command, GroupCommand};
 use mainstay::decide::Action;
 use mainstay::view::{Item, Outcome, Sight, What};
 
+/// A place for people: `n1`, and the group's number where it is not the first.
+pub fn label(place: usize) -> String {
+    let host = crate::world::host_at(place) + 1;
+    match crate::world::group_at(place) {
+        0 => format!("n{host}"),
+        group => format!("n{host}.{group}"),
+    }
+}
+
+/// The group that an action is about.
+pub fn group_of(action: &Action) -> Option<&mainstay::cluster::GroupName> {
+    match action {
+        Action::Stamp { group, .. }
+        | Action::Mark { group, .. }
+        | Action::Seal { group, .. }
+        | Action::Fence { group, .. }
+        | Action::Follow { group, .. }
+        | Action::Serve { group, .. }
+        | Action::Handover { group, .. }
+        | Action::Tune { group, .. }
+        | Action::Quarantine { group, .. }
+        | Action::Kill { group }
+        | Action::ScriptKill { group }
+        | Action::SealRemote { group, .. }
+        | Action::HoldVip { group, .. }
+        | Action::DropVip { group } => Some(group),
+        Action::Save(_) | Action::Send { .. } | Action::Propose { .. } | Action::Exit => None,
+    }
+}
+
 /// Empty: not worth a line.
 pub fn event(what: &What) -> String {
     match what {

@@ -3,17 +3,20 @@
 //! It runs the real `State::apply`, `View::observe` and `decide`; everything else (instances, Raft, network, kernel,
 //! clients) is a model, made as unkind as the design allows.
 
-use crate::invariants::{Books, Violation};
+use crate::changes::Book;
+use crate::covered::Covered;
+use crate::events::{Ev, Input};
+use crate::invariants::Violation;
 use crate::mutation::Mutation;
 use crate::net::Net;
 use crate::raft::Raft;
 use crate::redis::Redis;
 use crate::rng::Rng;
 use crate::tasks::Running;
-use mainstay::cluster::{Command, Durability, Epoch, GroupName, Local};
+use mainstay::cluster::{Durability, GroupName, Local};
 use mainstay::decide::Policy;
-use mainstay::view::{Item, Moment, Stamp, Topic, View, What};
-use std::collections::{BTreeMap, VecDeque};
+use mainstay::view::{Moment, Stamp, View};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// True time in nanoseconds; hosts see it through their own clocks.
@@ -32,89 +35,22 @@ macro_rules! tr {
     };
 }
 
-/// What waits in the queue.
-#[derive(Debug, Clone)]
-pub enum Ev {
-    /// For an agent's loop, if it is still that agent.
-    Agent {
-        host: usize,
-        life: u64,
-        what: Input,
-    },
-    Deliver {
-        from: usize,
-        to: usize,
-        items: Vec<Item>,
-    },
-    /// A record reaches the disk.
-    Written {
-        host: usize,
-        life: u64,
-        local: Local,
-    },
-    MarkWritten {
-        host: usize,
-        life: u64,
-        epoch: Epoch,
-    },
-    RemoteSeal {
-        from: usize,
-        life: u64,
-        to: usize,
-        epoch: Epoch,
-    },
-    Pump(usize),
-    Ping(usize),
-    Acked {
-        primary: usize,
-        run: u64,
-        replica: usize,
-        connection: u64,
-        offset: u64,
-    },
-    Client,
-    Raft,
-    Commit {
-        from: usize,
-        life: u64,
-        term: u64,
-        topic: Topic,
-        command: Command,
-    },
-    Apply {
-        host: usize,
-        life: u64,
-        index: usize,
-    },
-    Fault,
-    Cure(Cure),
-    Heal,
+/// Places are numbered by group and host: so many hosts at most.
+pub const WIDTH: usize = 8;
+
+/// The instance of a group on a host.
+pub fn place(host: usize, group: usize) -> usize {
+    group * WIDTH + host
 }
 
-/// What an agent's loop takes in.
-#[derive(Debug, Clone)]
-pub enum Input {
-    Tick,
-    /// Time to look at the instance.
-    Look,
-    Step(u64),
-    Applied(usize),
-    VipGone,
-    What(Box<What>),
+/// The host of a place.
+pub fn host_at(place: usize) -> usize {
+    place % WIDTH
 }
 
-/// The end of a fault.
-#[derive(Debug, Clone)]
-pub enum Cure {
-    Agent(usize),
-    Thaw(usize),
-    Host(usize),
-    Instance(usize),
-    Unhang(usize, u64),
-    Net,
-    Mute(usize),
-    Seal,
-    Slow(usize),
+/// The group of a place.
+pub fn group_at(place: usize) -> usize {
+    place / WIDTH
 }
 
 /// One agent process.
@@ -122,45 +58,59 @@ pub enum Cure {
 pub struct Agent {
     pub life: u64,
     pub view: View,
-    pub task: Option<Running>,
-    pub marking: bool,
+    /// By group.
+    pub tasks: Vec<Option<Running>>,
+    pub marking: Vec<bool>,
     pub writing: Option<Local>,
     pub link: Vec<bool>,
-    /// Steps done while it carries a lease on from before.
+    /// It carries a lease on from before.
     pub carried: bool,
 }
 
 /// One host.
 #[derive(Debug)]
 pub struct Host {
+    /// Part of the cluster: not still to join, and not removed for good.
+    pub joined: bool,
     pub up: bool,
     pub agent: Option<Agent>,
     /// No events are processed until it thaws.
     pub stalled: bool,
     pub inbox: VecDeque<Input>,
-    pub redis: Redis,
-    pub member: bool,
     pub policy: Policy,
-    /// The durable record, the applied log, the stamp (which a reboot erases).
+    /// The durable record, and the applied log.
     pub disk: Local,
     pub applied: usize,
-    pub stamp: Option<Stamp>,
-    /// Until when the kernel keeps the VIP.
-    pub vip_until: Ns,
     pub clock_base: Ns,
     pub clock_rate: i64,
+    /// S11: diverged data is saved first.
+    pub quarantine: bool,
     pub slow_disk: bool,
     pub slow_redis: bool,
     /// Safety excuses this host until then: its agent is frozen or dead, or has just come back (S8).
     pub excused_until: Ns,
+    /// Since when its agent is dead or frozen.
+    pub mindless_since: Option<Ns>,
+}
+
+/// One group on one host.
+#[derive(Debug)]
+pub struct Inst {
+    /// Whether the host has an instance of the group.
+    pub member: bool,
+    pub redis: Redis,
+    /// Beside the control socket: a reboot erases it.
+    pub stamp: Option<Stamp>,
+    /// Until when the kernel keeps the VIP.
+    pub vip_until: Ns,
 }
 
 impl Host {
-    /// Its CLOCK_BOOTTIME: off by up to 0.05 %.
+    /// Its CLOCK_BOOTTIME: off by up to `drift`.
     pub fn clock(&self, now: Ns) -> Moment {
         let passed = now.saturating_sub(self.clock_base);
         let drift = i64::try_from(passed / 1_000_000).unwrap_or(0) * self.clock_rate;
-        Moment(1_000_000_000 + passed.saturating_add_signed(drift))
+        Moment(100_000_000_000 + passed.saturating_add_signed(drift))
     }
 }
 
@@ -171,10 +121,13 @@ pub struct World {
     queue: BTreeMap<(Ns, u64), Ev>,
     sequence: u64,
     pub hosts: Vec<Host>,
+    /// By place.
+    pub insts: Vec<Inst>,
     pub net: Net,
     pub raft: Raft,
-    pub books: Books,
-    pub group: GroupName,
+    /// By group, as the names.
+    pub books: Vec<Book>,
+    pub names: Vec<GroupName>,
     pub mutation: Option<Mutation>,
     pub diskless: bool,
     pub healed: bool,
@@ -182,49 +135,39 @@ pub struct World {
     pub look: Ns,
     pub connections: u64,
     pub runs: u64,
+    pub first_runs: u64,
     pub lives: u64,
     pub writes: u64,
-    pub vip_owner: Option<usize>,
+    pub vip_owner: Vec<Option<usize>>,
     pub violation: Option<Violation>,
     pub covered: Covered,
     pub tracing: bool,
     pub trace: VecDeque<String>,
     pub plan: Option<crate::faults::Plan>,
-}
-
-/// What a run went through.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Covered {
-    pub failovers: u64,
-    pub switchovers: u64,
-    pub fences: u64,
-    pub rejoins: u64,
-    pub carried_on: u64,
-    pub kept: u64,
-    pub best_reached: u64,
-    pub cold: u64,
-    pub forced: u64,
-    pub full_syncs: u64,
-    pub waits: u64,
-    pub plain: u64,
-    pub kills: u64,
-    pub events: u64,
+    /// Places whose instance does not come back.
+    pub lost: BTreeSet<usize>,
 }
 
 /// How a run is made up.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Shape {
+    /// Hosts that there can be, and those of the first start.
     pub nodes: usize,
-    pub members: usize,
+    pub first: usize,
+    /// By group: the hosts that have an instance of it.
+    pub members: Vec<Vec<usize>>,
     pub durability: Durability,
+    /// How far clocks run apart from true time at most, in millionths.
+    pub drift: u64,
 }
 
 impl World {
     /// A cluster that starts for the first time.
-    pub fn new(seed: u64, shape: Shape, mutation: Option<Mutation>, tracing: bool) -> Self {
+    pub fn new(seed: u64, shape: &Shape, mutation: Option<Mutation>, tracing: bool) -> Self {
         let mut rng = Rng::new(seed);
-        let group = GroupName::from("g");
-        let hosts = (0..shape.nodes).map(|i| crate::agent::host(&mut rng, i, shape, &group)).collect();
+        let names: Vec<GroupName> = ["g", "h"].into_iter().take(shape.members.len()).map(GroupName::from).collect();
+        let hosts = (0..shape.nodes).map(|i| crate::agent::host(&mut rng, i, shape, &names)).collect();
+        let insts = (0..WIDTH * names.len()).map(|at| crate::agent::inst(&mut rng, at, shape)).collect();
         let tick = rng.between(8, 50) * MS;
         let look = rng.between(30, 120) * MS;
         // The shells set `repl-diskless-load disabled`: the old data stays until the new has come whole.
@@ -235,33 +178,39 @@ impl World {
             queue: BTreeMap::new(),
             sequence: 0,
             hosts,
+            insts,
             net: Net::new(shape.nodes),
-            raft: Raft::new(shape.nodes),
-            books: Books::new(shape.nodes),
-            group,
+            raft: Raft::new(shape.nodes, shape.first),
+            books: names.iter().map(|_| Book::new(shape.nodes)).collect(),
+            vip_owner: vec![None; names.len()],
+            names,
             mutation,
             diskless,
             healed: false,
             tick,
             look,
             connections: 0,
-            runs: shape.nodes as u64,
+            runs: (WIDTH * shape.members.len()) as u64,
+            first_runs: (WIDTH * shape.members.len()) as u64,
             lives: 0,
             writes: 0,
-            vip_owner: None,
             violation: None,
             covered: Covered::default(),
             tracing,
             trace: VecDeque::new(),
             plan: None,
+            lost: BTreeSet::new(),
         };
         world.at(0, Ev::Raft);
+        world.at(0, Ev::Duty);
         world.at(200 * MS, Ev::Client);
-        for host in 0..shape.nodes {
+        for host in 0..shape.first {
             world.start_agent(host);
-            if host < shape.members {
-                world.at(MS, Ev::Pump(host));
-                world.at(MS, Ev::Ping(host));
+        }
+        for at in 0..world.insts.len() {
+            if world.insts[at].member {
+                world.at(MS, Ev::Pump(at));
+                world.at(MS, Ev::Ping(at));
             }
         }
         world
@@ -302,15 +251,16 @@ impl World {
             Ev::Agent { host, life, what } => self.input(host, life, what),
             Ev::Deliver { from, to, items } => self.deliver(from, to, items),
             Ev::Written { host, life, local } => self.written(host, life, local),
-            Ev::MarkWritten { host, life, epoch } => self.mark_written(host, life, epoch),
+            Ev::MarkWritten { place, life, epoch } => self.mark_written(place, life, epoch),
             Ev::RemoteSeal { from, life, to, epoch } => self.remote_seal(from, life, to, epoch),
-            Ev::Pump(host) => self.pump(host),
-            Ev::Ping(host) => self.ping(host),
+            Ev::Pump(place) => self.pump(place),
+            Ev::Ping(place) => self.ping(place),
             Ev::Acked { primary, run, replica, connection, offset } => {
                 self.acked(primary, run, replica, connection, offset);
             }
             Ev::Client => self.client(),
             Ev::Raft => self.raft_tick(),
+            Ev::Duty => self.duty(),
             Ev::Commit { from, life, term, topic, command } => self.commit(from, life, term, topic, &command),
             Ev::Apply { host, life, index } => self.input(host, life, Input::Applied(index)),
             Ev::Fault => self.fault(),

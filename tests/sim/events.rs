@@ -1,0 +1,104 @@
+//! What waits in the world's queue.
+
+use mainstay::cluster::{Command, Epoch, Local};
+use mainstay::view::{Item, Topic, What};
+
+/// What waits in the queue. A `place` is one instance: one group on one host.
+#[derive(Debug, Clone)]
+pub enum Ev {
+    /// For an agent's loop, if it is still that agent.
+    Agent {
+        host: usize,
+        life: u64,
+        what: Input,
+    },
+    Deliver {
+        from: usize,
+        to: usize,
+        items: Vec<Item>,
+    },
+    /// A record reaches the disk.
+    Written {
+        host: usize,
+        life: u64,
+        local: Local,
+    },
+    MarkWritten {
+        place: usize,
+        life: u64,
+        epoch: Epoch,
+    },
+    RemoteSeal {
+        from: usize,
+        life: u64,
+        to: usize,
+        epoch: Epoch,
+    },
+    Pump(usize),
+    Ping(usize),
+    Acked {
+        primary: usize,
+        run: u64,
+        replica: usize,
+        connection: u64,
+        offset: u64,
+    },
+    Client,
+    Raft,
+    /// The leader looks after the membership.
+    Duty,
+    Commit {
+        from: usize,
+        life: u64,
+        term: u64,
+        topic: Topic,
+        command: Command,
+    },
+    Apply {
+        host: usize,
+        life: u64,
+        index: usize,
+    },
+    Fault,
+    Cure(Cure),
+    Heal,
+}
+
+/// What an agent's loop takes in.
+#[derive(Debug, Clone)]
+pub enum Input {
+    Tick,
+    /// Time to look at the instance of a group.
+    Look(usize),
+    /// Place, task.
+    Step(usize, u64),
+    Applied(usize),
+    VipGone(usize),
+    What(Box<What>),
+}
+
+/// The end of a fault, or its next step.
+#[derive(Debug, Clone)]
+pub enum Cure {
+    Agent(usize),
+    Thaw(usize),
+    Host(usize),
+    /// A place.
+    Instance(usize),
+    Unhang(usize, u64),
+    Net,
+    Mute(usize),
+    Seal(usize),
+    Slow(usize),
+    /// No cure: the next step of an attack.
+    Crash(usize),
+    Restart(usize),
+    Freeze(usize),
+    Split(usize, usize),
+    Cut(usize, usize),
+    OneWay(usize, usize),
+    Mend(usize, usize),
+    Narrow(usize, bool),
+    FenceOrder(usize),
+    Stamp(usize, mainstay::view::Stamp),
+}

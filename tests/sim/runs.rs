@@ -1,0 +1,162 @@
+//! Runs: how a seed makes up a world, what it goes through, and batches of seeds on every processor.
+
+use crate::attack::Attack;
+use crate::events::Ev;
+use crate::faults::Plan;
+use crate::invariants::Violation;
+use crate::mutation::Mutation;
+use crate::rng::Rng;
+use crate::world::{HANG_AFTER, LEASE, MS, Ns, Shape, World};
+use mainstay::cluster::Durability;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// What one run is made of.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Case {
+    pub seed: u64,
+    pub mutation: Option<Mutation>,
+    pub attack: Option<Attack>,
+    /// Whether it must settle at the end.
+    pub settles: bool,
+}
+
+impl Case {
+    /// The sound core under a seed's own faults.
+    pub fn sound(seed: u64) -> Self {
+        Self { seed, settles: true, ..Self::default() }
+    }
+
+    /// The command that replays it.
+    pub fn replay(&self) -> String {
+        let directed = self.attack.map(|attack| format!("MAINSTAY_SIM_ATTACK={attack:?} ")).unwrap_or_default();
+        let broken = self.mutation.map(|mutation| format!("MAINSTAY_SIM_MUTATION={mutation:?} ")).unwrap_or_default();
+        format!(
+            "MAINSTAY_SIM_SEED={} {directed}{broken}cargo nextest run --manifest-path tests/sim/Cargo.toml --target-dir target/simulator --no-capture one_seed",
+            self.seed
+        )
+    }
+}
+
+/// How long a healed cluster may take: the bound of the design, and the time instances take to start and synchronise.
+fn settling() -> Ns {
+    let bound = LEASE * 5 + HANG_AFTER;
+    u64::try_from(bound.as_nanos()).unwrap_or(0) + 3000 * MS
+}
+
+/// Sizes: three nodes, two with a witness, five; joining and leaving; two groups on the same and on different hosts.
+fn shape(seed: u64, attack: Option<Attack>) -> Shape {
+    let mut rng = Rng::new(seed ^ 0x5eed);
+    let quorum = rng.permille(400);
+    let all = |n: usize| (0..n).collect::<Vec<usize>>();
+    let kind = match attack {
+        Some(Attack::DeadReplica | Attack::CutSync) => 1,
+        Some(Attack::Joint | Attack::Grow) => 3,
+        Some(Attack::Flaky | Attack::FreezePair) => 2,
+        _ => seed % 8,
+    };
+    let (nodes, first, members) = match kind {
+        0 | 6 => (3, 3, vec![all(3)]),
+        1 => (3, 3, vec![all(2)]),
+        2 | 7 => (5, 5, vec![all(5)]),
+        3 => (7, 3, vec![all(7)]),
+        4 => (3, 3, vec![all(3), all(3)]),
+        _ => (6, 5, vec![all(3), vec![2, 3, 4, 5]]),
+    };
+    let quorum = quorum && members.iter().all(|members| members.len() > 2);
+    let durability = if quorum { Durability::Quorum } else { Durability::Available };
+    // Most clocks differ as NTP slews them; some as virtual machines' clocks do.
+    let drift = if seed % 4 == 2 { 30_000 } else { 500 };
+    Shape { nodes, first, members, durability, drift }
+}
+
+/// One run: grows up, suffers, heals, and must settle.
+pub fn run(case: Case, tracing: bool) -> (World, Option<Violation>) {
+    let shape = shape(case.seed, case.attack);
+    let mut world = World::new(case.seed, &shape, case.mutation, tracing);
+    let calm = 3000 * MS;
+    world.run_until(calm);
+    let suffering = world.rng.between(4_000, 16_000) * MS;
+    let pause = world.rng.between(200, 2500) * MS;
+    world.plan = Some(Plan { end: calm + suffering, pause, attack: case.attack });
+    world.at(0, Ev::Fault);
+    world.at(suffering, Ev::Heal);
+    world.run_until(calm + suffering);
+    if case.settles {
+        settle(&mut world);
+    }
+    let violation = world.violation.take();
+    (world, violation)
+}
+
+/// Liveness: within the bound, with an operator's help only where the design asks for one.
+pub fn settle(world: &mut World) {
+    let mut end = world.now + settling();
+    let mut helped = 0;
+    let mut last = Ok(());
+    while world.now < end && world.violation.is_none() {
+        world.run_until(world.now + 100 * MS);
+        last = world.check_settled();
+        if last.is_ok() {
+            return;
+        }
+        if world.stopping() {
+            end = world.now + settling();
+        }
+        if let Some(group) = world.needs_operator().filter(|_| helped < 4 && world.now > end - settling() / 2) {
+            world.force(group);
+            helped += 1;
+            end = world.now + settling();
+        }
+    }
+    if let Err(why) = last {
+        world.violate("settles", why);
+    }
+}
+
+/// A run whose panic is a violation like others.
+pub fn guarded(case: Case, tracing: bool) -> (Option<World>, Option<Violation>) {
+    match catch_unwind(AssertUnwindSafe(|| run(case, tracing))) {
+        Ok((world, violation)) => (Some(world), violation),
+        Err(_) => (None, Some(Violation { name: "panics", text: "see above".to_owned() })),
+    }
+}
+
+/// A failing case with its trace.
+pub fn explain(case: Case, violation: &Violation, lines: usize) -> String {
+    let (world, _) = guarded(case, true);
+    let trace = world.map(|world| world.trace).unwrap_or_default();
+    let tail: Vec<String> = trace.iter().skip(trace.len().saturating_sub(lines)).cloned().collect();
+    let (seed, name, text) = (case.seed, violation.name, &violation.text);
+    format!("seed {seed} breaks `{name}`: {text}\n{}\nreplay: {}", tail.join("\n"), case.replay())
+}
+
+/// Runs seeds on every processor while `more` says so; the first failure wins. Also how many were run.
+pub fn batch(more: impl Fn(u64) -> bool + Sync, one: impl Fn(u64) -> Option<String> + Sync) -> (u64, Option<String>) {
+    let next = AtomicU64::new(0);
+    let failed: Mutex<Option<(u64, String)>> = Mutex::new(None);
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let worker = || {
+        loop {
+            let stop = failed.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+            if stop || !more(next.load(Ordering::Relaxed)) {
+                return;
+            }
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if let Some(text) = one(seed) {
+                let mut slot = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                if slot.as_ref().is_none_or(|(known, _)| *known > seed) {
+                    *slot = Some((seed, text));
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(worker);
+        }
+    });
+    let failure = failed.into_inner().unwrap_or_else(PoisonError::into_inner).map(|(_, text)| text);
+    (next.into_inner(), failure)
+}

@@ -1,0 +1,76 @@
+//! Liveness: after healing one primary serves with its VIP, and every member follows it with lineage.
+
+use crate::agent::{host_of, id};
+use crate::redis::Link;
+use crate::trace::label;
+use crate::world::{World, place};
+use mainstay::cluster::Durability;
+
+impl World {
+    /// Every group.
+    pub fn check_settled(&self) -> Result<(), String> {
+        (0..self.names.len()).try_for_each(|group| self.group_settled(group))?;
+        let guardians = &self.committed().guardians;
+        let voters = self.raft.voters.iter().copied().map(id).collect();
+        if guardians.next.is_some() || guardians.now != voters || self.raft.leaving.is_some() {
+            return Err(format!("the guardians have not followed the voters: {guardians:?}"));
+        }
+        Ok(())
+    }
+
+    fn group_settled(&self, number: usize) -> Result<(), String> {
+        let name = &self.names[number];
+        let Some(group) = self.committed().groups.get(name) else { return Err("no group".to_owned()) };
+        let Some(primary) = group.primary_node().map(host_of) else { return Err("no primary".to_owned()) };
+        let at = place(primary, number);
+        let redis = &self.insts[at].redis;
+        if redis.upstream.is_some() || !self.leased(at) {
+            return Err(format!("{} does not serve: phase {:?}", label(at), group.phase));
+        }
+        if !redis.accepts(self.now) {
+            return Err(format!("{} refuses writes, min-replicas {}", label(at), redis.min_replicas));
+        }
+        if self.insts[at].vip_until <= self.now {
+            return Err(format!("{} serves without its VIP", label(at)));
+        }
+        for host in (0..self.hosts.len()).filter(|host| *host != primary) {
+            if self.insts[place(host, number)].vip_until > self.now {
+                return Err(format!("n{} still has the VIP", host + 1));
+            }
+        }
+        for (node, _) in group.members.iter().filter(|(node, _)| **node != id(primary)) {
+            let at = place(host_of(*node), number);
+            if self.lost.contains(&at) {
+                continue;
+            }
+            let Some(agent) = &self.hosts[host_of(*node)].agent else { return Err(format!("{node} has no agent")) };
+            let info = agent.view.seats.get(name).and_then(|seat| seat.instance.seen());
+            let lineage = info.and_then(|info| agent.view.lineage_of(name, info));
+            let link = self.insts[at].redis.link;
+            if link != Link::Up || !group.followers.contains_key(node) || lineage != Some(group.epoch) {
+                return Err(format!("{} does not follow with lineage: link {link:?}, {lineage:?}", label(at)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an agent is being stopped, which may take its time.
+    pub fn stopping(&self) -> bool {
+        let hosts = self.hosts.iter().filter(|host| host.joined);
+        hosts.clone().any(|host| host.agent.as_ref().is_none_or(|agent| agent.view.stopping.is_some()))
+    }
+
+    /// The group whose leader waits for an operator, as the design allows (S13, S14, priority 0).
+    pub fn needs_operator(&self) -> Option<usize> {
+        use mainstay::decide::{Choice, Reason, choose};
+        let agent = self.raft.leader.and_then(|leader| self.hosts[leader].agent.as_ref())?;
+        (0..self.names.len()).find(|number| {
+            let name = &self.names[*number];
+            let (Some(group), Some(seat)) = (agent.view.group(name), agent.view.seats.get(name)) else { return false };
+            let choice = choose(&agent.view, name, group, seat);
+            let proof = matches!(choice, Choice::Wait(Reason::AwaitingProof { .. }));
+            matches!(choice, Choice::Wait(Reason::TwoDataSets(_) | Reason::NobodyPromotable))
+                || (proof && group.durability == Durability::Quorum)
+        })
+    }
+}
