@@ -7,7 +7,6 @@
 //! It must never read leadership from Raft's state alone (a cut-off leader keeps it), never let a restarted node vote
 //! before its silence is over, never take a node whose store was emptied for the member it was, and never begin a
 //! cluster before every listed member has answered as new.
-//!
 //! Upholds S2 (vote silence), S12 (guardians change jointly, numbers stay odd).
 
 mod duty;
