@@ -169,7 +169,11 @@ impl World {
         let (host, guarantee) = (host_of(successor), change.guarantee);
         let never = self.hosts[host].policy.groups.get(name).is_none_or(|group| group.priority == 0);
         let planned = matches!(change.why, Why::Operator | Why::Shutdown);
-        let sealed = before.guardians.majority_of(|node| self.sealed_on_disk(node, number) >= new.epoch);
+        // A change of guardians may begin between the leader's count and this commit: until the primary has said that it
+        // renews under both, every lease is the old majority's.
+        let both = before.guardians.renewed.contains(name);
+        let counted = if both { before.guardians.clone() } else { before.guardians.before_change() };
+        let sealed = counted.majority_of(|node| self.sealed_on_disk(node, number) >= new.epoch);
         let book = &mut self.books[number];
         let (sealed_at, paused) = (book.sealed_at, book.paused);
         book.promoted_at = self.now;
@@ -240,7 +244,9 @@ impl World {
         let report = own.or_else(|| seat.and_then(|seat| seat.reports.get(&node)));
         let reported = report
             .is_some_and(|report| report.next == epoch.next() && report.lineage == Some(epoch) && !report.stopping);
-        if !reported {
+        // The change waits for it so long, and no longer.
+        let lease = u64::try_from(LEASE.as_nanos()).unwrap_or(0);
+        if !reported || self.now - self.books[number].sealed_at > lease * 96 / 100 {
             return;
         }
         if lost > 0 {

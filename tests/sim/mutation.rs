@@ -57,7 +57,7 @@ mutations! {
     /// S2: a promise is given before its lease is on disk.
     PromiseNotDurable: ["promise-durable"], None, 0;
     /// S2: a guardian promises an epoch below its seal.
-    PromisesBelowSeal: ["promise-after-seal"], Some(Attack::LeaderCut), 481;
+    PromisesBelowSeal: ["promise-after-seal"], Some(Attack::LeaderCut), 1643;
     /// S2: the surrender is said while the fence is still under way.
     SurrenderBeforeFence: ["surrender-fenced"], None, 0;
     /// S2: the surrender is said before its mark is on disk.

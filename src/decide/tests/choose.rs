@@ -79,6 +79,18 @@ fn s4_the_sentence_is_not_kept_where_the_best_may_not_be_promoted() {
 }
 
 #[test]
+fn s5_under_quorum_what_one_of_priority_zero_holds_alone_is_not_given_up() {
+    let barred = GroupCommand::SetPriority { node: NodeId(2), priority: 0 };
+    let quorum = GroupCommand::SetDurability(crate::cluster::Durability::Quorum);
+    let state = changed(3, &[quorum, barred, seal(Why::PrimarySilent)]);
+    let two: [Said; 2] = [(2, Some(1), 90), (3, Some(1), 50)];
+    assert_eq!(choice(&state, &two, 5000, |_| {}), Choice::Wait(Reason::AwaitingProof { have: 1, need: 2 }));
+    // Nobody else has it: too few hold it for it to have been acknowledged.
+    let all: [Said; 3] = [(1, Some(1), 50), (2, Some(1), 90), (3, Some(1), 50)];
+    assert_eq!(chosen(choice(&state, &all, 0, |_| {})), Some((1, Guarantee::Kept)));
+}
+
+#[test]
 fn s4_one_that_never_served_is_passed_over_if_the_proof_holds() {
     let state = changed(3, &[seal(Why::NeverServed)]);
     let all: [Said; 3] = [(1, Some(1), 90), (2, Some(1), 50), (3, Some(1), 50)];
