@@ -19,8 +19,20 @@ use support::{Agent, Namespace, Redis, config, mainstay, run, wait};
 use tempfile::TempDir;
 
 /// The commands of this stage; a name that is not built must not be there.
-const COMMANDS: [&str; 11] =
-    ["failover", "join", "run", "status", "switchover", "pause", "resume", "members", "leave", "fence", "keygen"];
+const COMMANDS: [&str; 12] = [
+    "bootstrap",
+    "failover",
+    "join",
+    "run",
+    "status",
+    "switchover",
+    "pause",
+    "resume",
+    "members",
+    "leave",
+    "fence",
+    "keygen",
+];
 
 fn report() -> StatusReport {
     StatusReport {

@@ -1,7 +1,7 @@
 //! Tells what changed: a line per change of reason, of primary, of leader, and the one line for `systemctl status`.
 
 use crate::cluster::{Epoch, Group, GroupName, Guarantee, Lost, NodeId, Phase, Version};
-use crate::decide::{Decision, Reason, ground_text};
+use crate::decide::{Decision, Reason, backlog_text, ground_text};
 use crate::view::{Posture, View, loss_text};
 use std::collections::BTreeMap;
 
@@ -21,6 +21,7 @@ pub(super) struct Narrator {
     epochs: BTreeMap<GroupName, Epoch>,
     sealing: BTreeMap<GroupName, Epoch>,
     vips: BTreeMap<GroupName, String>,
+    notes: BTreeMap<GroupName, bool>,
     losses: BTreeMap<(GroupName, Epoch, NodeId), Lost>,
     versions: BTreeMap<GroupName, Version>,
     leader: Option<(u64, Option<NodeId>)>,
@@ -83,6 +84,7 @@ impl Narrator {
     /// What is wrong with the VIP of a group that this host serves.
     fn tell_vips(&mut self, view: &View) {
         for (name, seat) in view.seats.iter().filter(|(name, _)| view.lease_live(name)) {
+            self.tell_backlog(view, name);
             let trouble = seat.vip.trouble.clone().unwrap_or_default();
             if self.vips.get(name) != Some(&trouble) {
                 if !trouble.is_empty() {
@@ -90,6 +92,19 @@ impl Narrator {
                 }
                 self.vips.insert(name.clone(), trouble);
             }
+        }
+    }
+
+    /// Said when it begins, and when it is over.
+    fn tell_backlog(&mut self, view: &View, name: &GroupName) {
+        let short = view.short_backlog(name);
+        if self.notes.get(name).copied().unwrap_or_default() == short.is_some() {
+            return;
+        }
+        self.notes.insert(name.clone(), short.is_some());
+        match short {
+            Some((size, need)) => tracing::warn!(group = %name, "{}", backlog_text(size, need)),
+            None => tracing::info!(group = %name, "the backlog is long enough again"),
         }
     }
 

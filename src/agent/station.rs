@@ -358,6 +358,7 @@ pub(super) fn translate(info: &crate::redis::Info, asked: Moment) -> Info {
         (!frozen).then(|| ReplicaRow {
             address: address(&row.ip, row.port),
             online,
+            syncing: row.state != crate::redis::ReplicaState::Online,
             offset: crate::cluster::Offset(row.offset),
         })
     };

@@ -111,6 +111,9 @@ fn group_text(report: &StatusReport, group: &GroupStatus) -> String {
         out.push_str(&item(if text == waits { "WAITS: " } else { "WAITS " }, text));
     }
     out.push_str(&instance_table(&group.instances));
+    for note in &group.notes {
+        out.push_str(&item("note: ", note));
+    }
     if let Some(change) = group.changes.first() {
         out.push_str(&item("last change ", &change_text(report, change)));
     }

@@ -84,6 +84,9 @@ pub struct GroupStatus {
     /// What it waits for, if it waits.
     #[serde(default)]
     pub waits: Option<String>,
+    /// What an operator should know besides.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// What keeps it from being healthy.
     #[serde(default)]
     pub problems: Vec<String>,

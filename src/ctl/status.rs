@@ -194,6 +194,7 @@ fn group_status(
         pause: pause_status(view, group, seat),
         reason: String::new(),
         waits: None,
+        notes: notes(view, decision, name, group, seat),
         problems: Vec::new(),
         last_primary,
         durability: durability_word(group.durability).to_owned(),
@@ -208,6 +209,15 @@ fn group_status(
     status.problems = group_problems(&status, &instances, &holders);
     status.instances = instances;
     status
+}
+
+/// What the primary's agent says besides, while it is heard.
+fn notes(view: &View, decision: &Decision, name: &GroupName, group: &Group, seat: &Seat) -> Vec<String> {
+    let Some(primary) = group.primary_node().filter(|node| silence(view, *node).is_none()) else { return Vec::new() };
+    let own = decide::health(view, decision, name);
+    let said = if primary == view.me { own.as_ref() } else { seat.health.get(&primary) };
+    let note = said.map(|said| said.note.clone()).unwrap_or_default();
+    if note.is_empty() { Vec::new() } else { vec![format!("{}: {note}", view.name_of(primary))] }
 }
 
 fn instances(view: &View, decision: &Decision, name: &GroupName, group: &Group, seat: &Seat) -> Vec<InstanceStatus> {

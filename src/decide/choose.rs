@@ -88,11 +88,14 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     // agent is being stopped, but not for data of an earlier epoch: it soon comes back.
     let failed = group.primary_node().filter(|_| matches!(why, Why::NeverServed | Why::InstanceFailed));
     let latest = all.iter().map(|(_, report)| report.lineage).max();
-    let able = |(node, report): &(NodeId, &Report)| Some(*node) != failed && !report.stopping;
+    // So is one that gave the place up again and again, for a while (flap protection).
+    let flaps = |node: NodeId| seat.flaps(node, view.now, view.lease());
+    let able = |(node, report): &(NodeId, &Report)| Some(*node) != failed && !report.stopping && !flaps(*node);
     let others: Vec<(NodeId, &Report)> = all.iter().copied().filter(able).collect();
     let stopping = all.iter().any(|(_, report)| report.stopping);
     let hurry = stopping && waited && group.durability == Durability::Available;
-    let good = !stopping || others.iter().map(|(_, report)| report.lineage).max() == latest;
+    let flapping = all.iter().any(|(node, _)| flaps(*node));
+    let good = !(stopping || flapping) || others.iter().map(|(_, report)| report.lineage).max() == latest;
     let priority = |node: NodeId| group.members.get(&node).map_or(0, |member| member.priority);
     let somebody = others.iter().any(|(node, _)| priority(*node) > 0);
     let pool = if good && somebody && (others.len() >= need || hurry) { &others } else { all };

@@ -128,7 +128,7 @@ fn follower_wish(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> O
     let wanted = serving
         && !admitted
         && view.now >= seat.membership.ask_at
-        && view.to_quarantine(name).is_none()
+        && !view.must_wait(name)
         && foreign_keys(view, name).is_none();
     wanted.then(|| GroupCommand::Follow { node: view.me, run_id: info.run_id.clone() })
 }

@@ -275,6 +275,9 @@ fn why_detached(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Re
     if let Some(keys) = super::own::foreign_keys(view, name) {
         return Reason::ForeignData { keys };
     }
+    if view.must_wait(name) {
+        return Reason::AwaitingTurn;
+    }
     let heard = seat.renewal.as_ref().is_some_and(|(at, renewal)| {
         renewal.serving.is_some() && renewal.epoch == group.epoch && view.now.since(*at) < view.lease()
     });

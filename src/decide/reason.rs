@@ -32,6 +32,8 @@ pub enum Reason {
     PrimaryUnheard,
     /// Waits to be let into the followers set.
     AwaitingAdmission,
+    /// Waits until another replica has been synchronised in full.
+    AwaitingTurn,
     /// Is leaving the followers set.
     Leaving,
     /// Its data is not the group's, and is not thrown away (S13).
@@ -112,6 +114,7 @@ impl fmt::Display for Reason {
             Self::Sealing => write!(f, "detaching"),
             Self::PrimaryUnheard => write!(f, "no serving primary is heard"),
             Self::AwaitingAdmission => write!(f, "waiting to be let in as a follower"),
+            Self::AwaitingTurn => write!(f, "waiting for its turn to synchronise in full"),
             Self::Leaving => write!(f, "leaving the followers"),
             Self::ForeignData { keys } => {
                 write!(

@@ -163,5 +163,20 @@ pub(super) fn health_of(view: &View, decision: &Decision, name: &GroupName) -> O
         lineage: seat.instance.seen().and_then(|info| view.lineage_of(name, info)),
         reason: decision.reasons.get(name).map(ToString::to_string).unwrap_or_default(),
         vip: seat.vip.held,
+        full: view.wants_full(name),
+        note: note(view, name),
     })
+}
+
+/// What an operator should know of this node's part besides its posture.
+fn note(view: &View, name: &GroupName) -> String {
+    view.short_backlog(name).map(|(size, need)| backlog_text(size, need)).unwrap_or_default()
+}
+
+/// A backlog too short for the rate of writes, in words.
+pub fn backlog_text(size: u64, need: u64) -> String {
+    format!(
+        "repl-backlog-size is {size} bytes, too little for the rate of writes: a replica that restarts is synchronised in \
+         full; {need} bytes would do"
+    )
 }

@@ -5,12 +5,13 @@ use crate::cluster::{
     Attached, GroupCommand, Guarantee, GuardianChange, Incarnation, Lineage, LocalGroup, Node, Offset, State, Version,
 };
 use crate::view::{
-    Condition, Info, Leadership, Outcome, Posture, Renewal, ReplicaRow, Report, Serving, Sight, Stamp, VipSight,
+    Condition, Info, Leadership, Outcome, Posture, Renewal, ReplicaRow, Report, Serving, Sight, Slot, Stamp, VipSight,
 };
 use std::sync::Arc;
 
 mod choose;
 mod cold;
+mod flap;
 mod force;
 mod leave;
 mod passed_over;
@@ -171,7 +172,14 @@ fn promise(sent: u64) -> Item {
 
 fn renewal(serving: bool) -> Item {
     let (replid, replid2) = ("id1".into(), "id0".into());
-    let offer = Serving { replid, replid2, offset: Offset(200), followers: BTreeMap::new() };
+    let offer = Serving {
+        replid,
+        replid2,
+        offset: Offset(200),
+        followers: BTreeMap::new(),
+        backlog: Offset(0),
+        full: Slot::Free,
+    };
     Item::Renew(Renewal {
         group: name(),
         epoch: Epoch(1),
@@ -191,7 +199,7 @@ fn serving(state: &State) -> Agent {
     agent.heard(1002, 2, promise(1000));
     agent.heard(1002, 3, promise(1000));
     assert!(agent.view.lease_live(&name()));
-    let row = |n| ReplicaRow { address: format!("10.0.0.{n}:6379"), online: true, offset: Offset(200) };
+    let row = |n| ReplicaRow { address: format!("10.0.0.{n}:6379"), online: true, syncing: false, offset: Offset(200) };
     let serving = Info { replicas: vec![row(2), row(3)], ..info(1, None) };
     agent.done(1010, Task::Serve, 1, good(serving.clone()));
     agent.looked(1015, serving.clone());

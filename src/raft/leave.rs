@@ -101,7 +101,7 @@ pub(super) async fn remove(inner: &Arc<Inner>, raft: &Raft, id: NodeId) -> Resul
             return Err("it is the only voter".to_owned());
         }
         if voters.contains(&id) {
-            stands_without(inner, raft, &voters, id)?;
+            answered_without(inner, raft, &voters, id).await?;
             duty::take(inner, raft, Step::Demote(id)).await?;
         }
     }
@@ -113,6 +113,17 @@ pub(super) async fn remove(inner: &Arc<Inner>, raft: &Raft, id: NodeId) -> Resul
         duty::take(inner, raft, Step::Propose(Command::RemoveNode { node: id })).await?;
     }
     duty::take(inner, raft, Step::Forget(id)).await
+}
+
+/// Right after an election nobody has answered yet, so a leader asks for a lease.
+async fn answered_without(inner: &Inner, raft: &Raft, voters: &[NodeId], leaving: NodeId) -> Result<(), String> {
+    let end = tokio::time::Instant::now() + inner.timings.lease;
+    loop {
+        match stands_without(inner, raft, voters, leaving) {
+            Err(_) if tokio::time::Instant::now() < end => sleep(PAUSE).await,
+            stands => return stands,
+        }
+    }
 }
 
 /// A change that only the absent could commit would stop the cluster, and cannot be taken back: a majority of the voters

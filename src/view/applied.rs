@@ -27,6 +27,9 @@ impl View {
             }
             let (now, me) = (self.now, self.me);
             let seat = self.seats.entry(name.clone()).or_default();
+            if let Some(old) = old {
+                seat.note_faults(now, after.lease, old, group);
+            }
             apply_group(seat, me, now, old, group);
             self.urgent = true;
             if let Some(old) = old {

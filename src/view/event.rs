@@ -184,6 +184,8 @@ pub struct ReplicaRow {
     pub address: String,
     /// Whether its state is `online`.
     pub online: bool,
+    /// Whether it is being synchronised in full.
+    pub syncing: bool,
     /// The offset it acknowledged last.
     pub offset: Offset,
 }
@@ -380,6 +382,20 @@ pub struct Serving {
     pub offset: Offset,
     /// Replicas attached, online or being synchronised, by its INFO: whether online, and the offset acknowledged.
     pub followers: BTreeMap<NodeId, (bool, Offset)>,
+    /// The oldest offset in its backlog; 0 without one.
+    pub backlog: Offset,
+    /// Who may synchronise in full now.
+    pub full: Slot,
+}
+
+/// Whose turn it is to synchronise in full: one after the other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Slot {
+    /// Everybody's: there is nothing to send.
+    #[default]
+    Free,
+    /// Only this node's, if any's.
+    Only(Option<NodeId>),
 }
 
 /// A member's sealed instance (S3, S4).
@@ -441,4 +457,8 @@ pub struct Health {
     pub reason: String,
     /// Whether this node holds the VIP.
     pub vip: bool,
+    /// Whether it waits for its turn to synchronise in full.
+    pub full: bool,
+    /// What an operator should know besides; empty if nothing.
+    pub note: String,
 }

@@ -238,6 +238,7 @@ impl View {
         self.fold_adoption(name, &info);
         let expected = self.expected_upstream(name);
         let version = self.group(name).map(|group| group.version).unwrap_or_default();
+        let lease = self.state.lease;
         let Some(seat) = self.seats.get_mut(name) else { return };
         let restarted = seat.instance.run_id().is_some_and(|known| *known != info.run_id);
         if restarted {
@@ -259,6 +260,9 @@ impl View {
         let renamed = seat.instance.seen().is_some_and(|before| before.replid != info.replid);
         if matches!(seat.instance.posture, Posture::Serving(_)) && (renamed || seat.instance.version != known) {
             seat.lease.renew_now = true;
+        }
+        if matches!(seat.instance.posture, Posture::Serving(_)) {
+            seat.instance.rate.measure(now, lease, &info);
         }
         seat.instance.info = Some((now, info));
     }

@@ -12,7 +12,9 @@ mod applied;
 mod diverge;
 mod event;
 mod evidence;
+mod flap;
 mod fold;
+mod full;
 mod leave;
 mod lineage;
 mod moment;
@@ -21,9 +23,10 @@ mod settle;
 
 pub use diverge::loss_text;
 pub use event::{
-    Event, Evidence, Health, Info, Item, Leadership, Noted, Outcome, Renewal, ReplicaRow, Report, Serving, Sight, Task,
-    Topic, VipSight, What,
+    Event, Evidence, Health, Info, Item, Leadership, Noted, Outcome, Renewal, ReplicaRow, Report, Serving, Sight, Slot,
+    Task, Topic, VipSight, What,
 };
+pub use flap::Faults;
 pub use moment::Moment;
 pub use seat::{Condition, Instance, Lease, Membership, Posture, Promise, Seat, VipState};
 pub use settle::FollowTarget;

@@ -2,6 +2,7 @@
 //! and what the others reported to it as the leader.
 
 use super::event::{Health, Info, Outcome, Renewal, Report, Task};
+use super::flap::Faults;
 use super::moment::Moment;
 use crate::cluster::{Epoch, GroupName, Guardians, NodeId, Offset, RunId, Version, Why};
 use std::borrow::Cow;
@@ -57,6 +58,12 @@ pub struct Seat {
     pub pause_seen: Option<Moment>,
     /// Which pause that was.
     pub pause_known: Version,
+    /// Faults of the nodes that were primary (flap protection).
+    pub faults: BTreeMap<NodeId, Faults>,
+    /// As the primary: who may synchronise in full now, and since when.
+    pub full: Option<(NodeId, Moment)>,
+    /// As the primary: who did before.
+    pub full_before: NodeId,
     /// What every node says of itself.
     pub health: BTreeMap<NodeId, Health>,
     /// An operator ordered this host to fence; the epoch it concerns.
@@ -169,6 +176,8 @@ pub struct Instance {
     pub sealed_at: Option<(RunId, Offset)>,
     /// When the newest write of that process's data went to disk: wall clock, milliseconds since 1970.
     pub newest: Option<(RunId, u64)>,
+    /// As the primary: how fast its data grows.
+    pub rate: Rate,
     /// Failures in a row, and when the next try may be made.
     pub failures: u32,
     /// See `failures`.
@@ -184,15 +193,26 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// The process, if known.
-    pub fn run_id(&self) -> Option<&RunId> {
-        self.info.as_ref().map(|(_, info)| &info.run_id)
-    }
-
     /// What INFO said last.
     pub fn seen(&self) -> Option<&Info> {
         self.info.as_ref().map(|(_, info)| info)
     }
+
+    /// The process, if known.
+    pub fn run_id(&self) -> Option<&RunId> {
+        self.info.as_ref().map(|(_, info)| &info.run_id)
+    }
+}
+
+/// How fast a primary's replication stream grows, and whether its backlog is too short for that.
+#[derive(Debug, Clone, Default)]
+pub struct Rate {
+    /// The process, when it was measured last, and the offset then.
+    pub from: Option<(RunId, Moment, Offset)>,
+    /// Bytes per second, smoothed.
+    pub bytes: u64,
+    /// The backlog is shorter than a replica's restart.
+    pub short: bool,
 }
 
 /// S7: sure faults fast, unsure ones patiently.

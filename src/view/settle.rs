@@ -42,6 +42,7 @@ impl View {
             self.settle_incumbent(name, group);
             self.settle_divergence(name, group);
             self.settle_rest(name);
+            self.settle_full(name, group);
             self.settle_attachment(name, group);
             self.settle_leader(name, group);
             self.settle_departures(name, group);
@@ -105,6 +106,7 @@ impl View {
             && sealed <= group.epoch
             && follower.leaving.is_none()
             && self.to_quarantine(name).is_none()
+            && !self.must_queue(name)
             && Some(&follower.run_id) == seat.instance.run_id();
         fit.then(|| FollowTarget {
             node: primary.node,
@@ -170,6 +172,8 @@ impl View {
             replid2: info.replid2.clone(),
             offset: info.offset,
             followers: rows.collect(),
+            backlog: info.backlog.0,
+            full: self.slot(name, info),
         })
     }
 

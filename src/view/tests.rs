@@ -7,6 +7,7 @@ use crate::cluster::{
 };
 
 mod diverge;
+mod full;
 mod leave;
 mod lineage;
 mod membership;
@@ -110,7 +111,14 @@ fn renewal(epoch: u64, sent: u64) -> Renewal {
 
 fn serving(offset: u64) -> Option<Serving> {
     let (replid, replid2) = ("id1".into(), "id0".into());
-    Some(Serving { replid, replid2, offset: Offset(offset), followers: BTreeMap::new() })
+    Some(Serving {
+        replid,
+        replid2,
+        offset: Offset(offset),
+        followers: BTreeMap::new(),
+        backlog: Offset(0),
+        full: Slot::Free,
+    })
 }
 
 fn promise(epoch: u64, sent: u64) -> Item {

@@ -22,6 +22,7 @@ mod files;
 mod full_disk;
 mod generation;
 mod growth;
+mod handover;
 mod history;
 mod host;
 mod lab;

@@ -238,6 +238,7 @@ impl Redis {
     pub fn info(&self, asked: Moment, now: Ns) -> Info {
         let row = |(host, replica): (&usize, &Attached)| ReplicaRow {
             address: announce(*host),
+            syncing: !replica.online,
             online: replica.online && now.saturating_sub(replica.acked_at) <= 1500 * MS,
             offset: Offset(replica.acked),
         };

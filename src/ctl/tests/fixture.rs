@@ -83,6 +83,8 @@ fn following(offset: u64) -> Health {
         lineage: Some(Epoch(3)),
         reason: "following n1".to_owned(),
         vip: false,
+        full: false,
+        note: String::new(),
     }
 }
 

@@ -112,7 +112,12 @@ fn the_primary_proposes_the_second_commit_and_settles_departures() {
         let mut agent = serving(&state);
         let version = state.groups[&name()].version;
         agent.heard(1100, 2, Item::Rested { group: name(), version });
-        let row = |n, offset| ReplicaRow { address: format!("10.0.0.{n}:6379"), online: true, offset: Offset(offset) };
+        let row = |n, offset| ReplicaRow {
+            address: format!("10.0.0.{n}:6379"),
+            online: true,
+            syncing: false,
+            offset: Offset(offset),
+        };
         let lacking = Info { replicas: vec![row(3, 100)], ..info(1, None) };
         assert_eq!(proposed(&agent.looked(1110, lacking)), [], "3 lacks what 2 may have acknowledged");
         let whole = Info { replicas: vec![row(3, 200)], ..info(1, None) };

@@ -14,6 +14,8 @@ fn health(node: u64, posture: &str) -> (NodeId, Health) {
         lineage: None,
         reason: String::new(),
         vip: false,
+        full: false,
+        note: String::new(),
     };
     (NodeId(node), said)
 }

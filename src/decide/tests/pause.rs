@@ -49,7 +49,7 @@ fn it_lasts_its_time_and_no_longer() {
     // With a healthy primary it is only taken away; a newer pause is not.
     let (_, mut agent) = paused(Some(10), 2000);
     let over = GroupCommand::PauseOver { since: state.groups[&name()].paused_at };
-    assert_eq!(proposed(&agent.tick(12_000)), [over.clone()]);
+    assert_eq!(proposed(&agent.tick(12_000)), std::slice::from_ref(&over));
     let mut again = state.clone();
     apply(&mut again, pause(Some(10)));
     let expect = again.groups[&name()].expect();

@@ -32,6 +32,7 @@ fn primary(state: &State) -> View {
 fn read(view: &mut View, time: u64, offset: u64, rows: &[(u64, u64)]) {
     let row = |(n, offset): &(u64, u64)| ReplicaRow {
         address: format!("10.0.0.{n}:6379"),
+        syncing: false,
         online: true,
         offset: Offset(*offset),
     };
