@@ -276,9 +276,13 @@ impl Group {
             }
             GroupCommand::Pause(pause) => {
                 self.pause = Some(pause.clone());
+                self.paused_at = self.version.next();
                 Ok(())
             }
             GroupCommand::Resume => self.pause.take().map(|_| ()).ok_or(Rejection::Nothing),
+            GroupCommand::PauseOver { since } if self.paused_at == *since => {
+                self.pause.take().map(|_| ()).ok_or(Rejection::Nothing)
+            }
             GroupCommand::SetPriority { node, priority } => {
                 let member = self.members.get_mut(node).ok_or(Rejection::NoSuchNode(*node))?;
                 member.priority = *priority;

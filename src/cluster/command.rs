@@ -200,6 +200,11 @@ pub enum GroupCommand {
     Pause(Pause),
     /// Automatic promotion again.
     Resume,
+    /// The pause has lasted its time.
+    PauseOver {
+        /// Which pause: a newer one goes on.
+        since: Version,
+    },
     /// Change a member's priority.
     SetPriority {
         /// Whose.

@@ -109,6 +109,8 @@ pub struct Group {
     pub durability: Durability,
     /// While set, nothing is promoted without an operator's word.
     pub pause: Option<Pause>,
+    /// The group's version at the commit of `pause`: another one, however alike, lasts its own time.
+    pub paused_at: Version,
     /// For each past epoch: who served it, and from which offset on the data is that epoch's (S4).
     pub starts: BTreeMap<Epoch, Start>,
     /// The last changes of primary, oldest first, at most [`HISTORY_LIMIT`].
@@ -134,6 +136,7 @@ impl Group {
             departed: BTreeMap::new(),
             durability,
             pause: None,
+            paused_at: Version(0),
             starts: BTreeMap::new(),
             history: VecDeque::new(),
             bootstrap: None,

@@ -295,6 +295,9 @@ fn waits(
     if let Some(reason) = decision.waits.get(name) {
         return Some(reason.to_string());
     }
+    if let Some(pause) = group.pause.as_ref().filter(|_| group.forced.is_none() && !view.serving_heard(seat, group)) {
+        return Some(decide::Reason::Paused(pause.reason.clone()).to_string());
+    }
     if !matches!(group.phase, Phase::Sealing { .. }) {
         return None;
     }

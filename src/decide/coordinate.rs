@@ -87,7 +87,7 @@ fn keep_followers(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> 
     if let Some(pause) = &group.pause {
         let over = pause.length.zip(seat.pause_seen).is_some_and(|(length, at)| view.now.since(at) >= length);
         if over {
-            return Some(GroupCommand::Resume);
+            return Some(GroupCommand::PauseOver { since: group.paused_at });
         }
     }
     let served = seat.surrendered.is_none_or(|(epoch, _)| epoch < group.epoch)

@@ -14,6 +14,7 @@ mod cold;
 mod force;
 mod leave;
 mod passed_over;
+mod pause;
 mod poll;
 mod tries;
 use poll::leader;

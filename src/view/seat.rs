@@ -55,6 +55,8 @@ pub struct Seat {
     pub remote_seal: Option<(Epoch, Moment, bool)>,
     /// As the leader: when it first saw the pause.
     pub pause_seen: Option<Moment>,
+    /// Which pause that was.
+    pub pause_known: Version,
     /// What every node says of itself.
     pub health: BTreeMap<NodeId, Health>,
     /// An operator ordered this host to fence; the epoch it concerns.

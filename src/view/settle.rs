@@ -198,8 +198,10 @@ impl View {
         let (me, now, leading) = (self.me, self.now, self.leadership.leading);
         let served = self.served(name);
         let Some(seat) = self.seats.get_mut(name) else { return };
-        if group.pause.is_none() || !leading {
-            seat.pause_seen = None;
+        if group.pause.is_none() || !leading || seat.pause_known != group.paused_at {
+            // A leader that has not seen it from the beginning counts anew: longer, never shorter.
+            seat.pause_seen = (group.pause.is_some() && leading).then_some(now);
+            seat.pause_known = group.paused_at;
         } else {
             seat.pause_seen.get_or_insert(now);
         }

@@ -26,6 +26,7 @@ mod history;
 mod host;
 mod lab;
 mod leaving;
+mod members;
 mod net;
 mod policy;
 mod proc;

@@ -6,7 +6,10 @@
 //! `MAINSTAY_SIM_LINES` lines of it. A failing seed prints the command that replays it.
 
 #![allow(unreachable_pub, missing_docs, reason = "a test target has no public interface")]
-#![allow(clippy::collapsible_match, reason = "a guard would leave the arm open and need a second one that does nothing")]
+#![allow(
+    clippy::collapsible_match,
+    reason = "a guard would leave the arm open and need a second one that does nothing"
+)]
 
 #[macro_use]
 mod world;
