@@ -93,7 +93,7 @@ pub enum AddressError {
     #[error("contains a blank")]
     Blank,
     /// `redis://…`, `tcp://…`.
-    #[error("starts with a scheme; leave out `{0}`")]
+    #[error("starts with a scheme; leave out `{}`", .0.escape_default())]
     Scheme(String),
     /// A host alone.
     #[error("has no port")]
@@ -105,7 +105,7 @@ pub enum AddressError {
     #[error("has port 0; a port is 1 to 65535")]
     PortZero,
     /// Not a number, or too large.
-    #[error("has the bad port `{0}`; a port is 1 to 65535")]
+    #[error("has the bad port `{}`; a port is 1 to 65535", .0.escape_default())]
     BadPort(String),
     /// Which colon is the port's cannot be told.
     #[error("is an IPv6 address without brackets; write [ADDRESS]:PORT")]
@@ -117,13 +117,13 @@ pub enum AddressError {
     #[error("has no valid IPv6 address between its brackets")]
     BadIpv6,
     /// `fe80::1%eth0`.
-    #[error("has a zone (`%{0}`), which peers cannot use; give an address that is valid on every host")]
+    #[error("has a zone (`%{}`), which peers cannot use; give an address that is valid on every host", .0.escape_default())]
     Zone(String),
     /// Digits and dots that form no address.
-    #[error("looks like an IPv4 address but `{0}` is none")]
+    #[error("looks like an IPv4 address but `{}` is none", .0.escape_default())]
     BadIpv4(String),
     /// Not a host name either.
-    #[error("has the bad character `{0}` in its host name")]
+    #[error("has the bad character `{}` in its host name", .0.escape_default())]
     BadNameCharacter(char),
     /// A label that is empty, too long, or starts or ends with a dash.
     #[error("is no valid host name")]
@@ -135,7 +135,7 @@ pub enum AddressError {
     #[error("uses `*`; every address is 0.0.0.0 (IPv4) or [::] (both)")]
     Star,
     /// A socket path without `unix:`.
-    #[error("looks like a socket path; write \"unix:{0}\"")]
+    #[error("looks like a socket path; write \"unix:{}\"", .0.escape_default())]
     PathWithoutUnix(String),
     /// `unix:run/redis.sock`.
     #[error("has a socket path that is not absolute")]

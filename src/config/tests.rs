@@ -333,6 +333,29 @@ fn addresses_are_printed_as_they_are_read() {
     }
 }
 
+/// Found by the generator below.
+#[test]
+fn what_is_not_ascii_is_told_in_ascii() {
+    for value in [
+        "h:\u{e9}",
+        "1.2.3.\u{e9}:1",
+        "[fe80::1%\u{e9}]:1",
+        "/\u{e9}",
+        "\u{e9}://h:1",
+        "\u{e9}:",
+        "[\u{e9}]:1",
+        "unix:\u{e9}",
+        "\u{e9}.\u{e9}:6379:",
+    ] {
+        let text = BASE.lines().map(|line| match line.split_once(" =") {
+            Some(("redis", _)) => format!("redis = \"{value}\"\n"),
+            _ => format!("{line}\n"),
+        });
+        let said = parse(&text.collect::<String>(), NAME).expect_err(value).to_string();
+        assert!(said.is_ascii(), "{said}");
+    }
+}
+
 proptest! {
     #[test]
     fn arbitrary_text_never_panics(text in "\\PC{0,200}") {

@@ -88,8 +88,9 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     // agent is being stopped, but not for data of an earlier epoch: it soon comes back.
     let failed = group.primary_node().filter(|_| matches!(why, Why::NeverServed | Why::InstanceFailed));
     let latest = all.iter().map(|(_, report)| report.lineage).max();
-    // So is one that gave the place up again and again, for a while (flap protection).
-    let flaps = |node: NodeId| seat.flaps(node, view.now, view.lease());
+    // So is one that gave the place up again and again, for a while, unless the change was planned for it (flap
+    // protection).
+    let flaps = |node: NodeId| to != Some(node) && seat.flaps(node, view.now, view.lease());
     let able = |(node, report): &(NodeId, &Report)| Some(*node) != failed && !report.stopping && !flaps(*node);
     let others: Vec<(NodeId, &Report)> = all.iter().copied().filter(able).collect();
     let stopping = all.iter().any(|(_, report)| report.stopping);
@@ -106,7 +107,7 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     // Where one of priority 0 holds more, that counts as if it had not reported: a write beyond the successor's data is
     // on it and on those that said nothing, and they must be fewer than W.
     let data = |report: &Report| (report.lineage, report.offset);
-    let have = pool.iter().filter(|(_, other)| data(other) <= data(report)).count();
+    let have = all.iter().filter(|(_, other)| data(other) <= data(report)).count();
     if have < need && group.durability == Durability::Quorum {
         return Choice::Wait(Reason::AwaitingProof { have, need });
     }

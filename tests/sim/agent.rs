@@ -183,10 +183,20 @@ impl World {
                 }
             }
             Input::What(mut what) => {
+                if self.is_old_news(host, &what) {
+                    return;
+                }
                 self.event_mutation(host, &mut what);
                 self.step(host, *what);
             }
         }
+    }
+
+    /// Who leads is read from a place that holds the newest word only: one that comes late was replaced there.
+    fn is_old_news(&self, host: usize, what: &What) -> bool {
+        let What::Leadership(said) = what else { return false };
+        let leader = said.leader.map(crate::agent::host_of);
+        self.raft.told[host] != Some((said.term, leader, said.leading))
     }
 
     /// Tells the host's agent, if it is the same and when it gets to it.
