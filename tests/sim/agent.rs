@@ -25,9 +25,11 @@ pub fn host_of(node: NodeId) -> usize {
 /// A host before its first start.
 pub fn host(rng: &mut Rng, index: usize, shape: &Shape, names: &[GroupName]) -> Host {
     let priority = if rng.permille(100) && index > 1 { 0 } else { 100 + u32::try_from(rng.below(3)).unwrap_or(0) };
+    // Somebody of each group may be promoted.
+    let least = |group: usize| if shape.members[group].iter().min() == Some(&index) { 100 } else { 0 };
     let own = |group: usize| GroupPolicy {
         announce: announce(place(index, group)),
-        priority,
+        priority: priority.max(least(group)),
         durability: shape.durability,
         vip: true,
     };
