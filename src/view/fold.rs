@@ -218,7 +218,8 @@ impl View {
                 let still = match seat.instance.condition {
                     _ if progress => None,
                     Condition::Silent { still: Some(since) } => Some(since),
-                    _ => Some(now - length),
+                    // The first word comes early; a long one was stretched by this agent's own standstill.
+                    _ => Some(now - length.min(super::STALL)),
                 };
                 seat.instance.condition = Condition::Silent { still };
             }

@@ -55,6 +55,9 @@ pub enum Stamp {
     },
 }
 
+/// No event for so long: the agent itself stood still, for it looks around far more often.
+const STALL: Duration = Duration::from_secs(1);
+
 /// One node's knowledge.
 #[derive(Debug, Clone)]
 pub struct View {
@@ -162,9 +165,22 @@ impl View {
 
     /// Folds one event.
     pub fn observe(&mut self, event: Event) {
+        let gap = event.at.since(self.now);
+        if gap >= STALL {
+            self.forgive(gap);
+        }
         self.now = self.now.max(event.at);
         self.fold(event.what);
         self.settle();
+    }
+
+    /// S7: while this agent itself stood still nobody was asked, so that time is no silence.
+    fn forgive(&mut self, gap: Duration) {
+        for seat in self.seats.values_mut() {
+            if let Condition::Silent { still: Some(since) } = &mut seat.instance.condition {
+                *since = *since + gap;
+            }
+        }
     }
 
     /// The replicated part of a group.

@@ -116,6 +116,13 @@ impl World {
         let redis = &self.insts[at].redis;
         if matches!(running.what, Work::Kill) {
             let redis = &self.insts[at].redis;
+            // The agent holds on to the very process it knew: another one in its place is not hit.
+            let known = self.hosts[host_at(at)].agent.as_ref().and_then(|agent| {
+                agent.view.seats.get(&self.name_at(at)).and_then(|seat| seat.instance.run_id().cloned())
+            });
+            if known.is_some_and(|known| known != redis.run_id()) {
+                return Some(Outcome::Dead);
+            }
             let busy = self.now < redis.loading_until || matches!(redis.link, Link::Syncing(_));
             if busy && self.now >= redis.hung_until {
                 self.violate("loading-is-alive", format!("{} is killed while it loads", label(at)));

@@ -38,9 +38,9 @@ fn s7_a_kill_ends_whatever_the_epoch_is() {
     agent.looked(1001, info(2, Some(PRIMARY)));
     agent.saw(1100, Sight::Silent { length: Duration::from_millis(100), progress: false });
     agent.seat().instance.task = None;
-    agent.tick(7000);
-    assert_eq!(agent.seat().instance.task, Some((Task::Kill, Epoch(0), ms(7000))));
-    agent.done(7010, Task::Kill, 0, Outcome::Dead);
+    agent.pass(1100, 6000);
+    assert_eq!(agent.seat().instance.task, Some((Task::Kill, Epoch(0), ms(6000))));
+    agent.done(6010, Task::Kill, 0, Outcome::Dead);
     assert_eq!(agent.seat().instance.task, None);
     // It comes back, and what it is to do next is not held up.
     agent.heard(7020, 1, renewal(true));
