@@ -129,7 +129,7 @@ fn follower_wish(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> O
         && !admitted
         && view.now >= seat.membership.ask_at
         && !view.must_wait(name)
-        && foreign_keys(view, name).is_none();
+        && view.foreign_keys(name).is_none();
     wanted.then(|| GroupCommand::Follow { node: view.me, run_id: info.run_id.clone() })
 }
 
@@ -140,21 +140,6 @@ fn leave_to_stop(node: NodeId, durability: Durability, follower: &Follower) -> O
         Durability::Available => Some(GroupCommand::Drop { node, since }),
         Durability::Quorum => follower.leaving.is_none().then_some(GroupCommand::Leaving { node, since }),
     }
-}
-
-/// S13: how many keys this instance holds that are not the group's. Data that was never the group's and is not kin to
-/// the primary's is not thrown away.
-pub(super) fn foreign_keys(view: &View, name: &GroupName) -> Option<u64> {
-    let group = view.group(name)?;
-    let seat = view.seats.get(name)?;
-    let info = seat.instance.seen()?;
-    let member = group.members.get(&view.me)?;
-    let (_, renewal) = seat.renewal.as_ref()?;
-    let serving = renewal.serving.as_ref()?;
-    let kin = info.replid == serving.replid || info.replid == serving.replid2;
-    // By this node's own record its instance held the group's data before: it joined anew.
-    let once = view.local.groups.get(name).is_some_and(|local| local.attached.is_some());
-    (!member.adopted && !once && info.keys > 0 && !kin).then_some(info.keys)
 }
 
 /// A stopping agent ends when its part is done, or its time is up.

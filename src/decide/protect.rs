@@ -272,7 +272,7 @@ fn why_detached(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Re
     if group.followers.get(&view.me).is_some_and(|follower| follower.leaving.is_some()) {
         return Reason::Leaving;
     }
-    if let Some(keys) = super::own::foreign_keys(view, name) {
+    if let Some(keys) = view.foreign_keys(name) {
         return Reason::ForeignData { keys };
     }
     if view.must_wait(name) {

@@ -45,6 +45,21 @@ impl View {
         untold.then_some(GroupCommand::Diverged { node: self.me, epoch: found.epoch, lost })
     }
 
+    /// S13: how many keys this instance holds that are not the group's. Data that was never the group's and is not kin to
+    /// the primary's is not thrown away.
+    pub fn foreign_keys(&self, name: &GroupName) -> Option<u64> {
+        let group = self.group(name)?;
+        let seat = self.seats.get(name)?;
+        let info = seat.instance.seen()?;
+        let member = group.members.get(&self.me)?;
+        let (_, renewal) = seat.renewal.as_ref()?;
+        let serving = renewal.serving.as_ref()?;
+        let kin = info.replid == serving.replid || info.replid == serving.replid2;
+        // By this node's own record its instance held the group's data before: it joined anew.
+        let once = self.local.groups.get(name).is_some_and(|local| local.attached.is_some());
+        (!member.adopted && !once && info.keys > 0 && !kin).then_some(info.keys)
+    }
+
     /// Judges the detached instance's data against what the serving primary says of the group's.
     pub(super) fn settle_divergence(&mut self, name: &GroupName, group: &Group) {
         let Some((info, offset, serving)) = self.judged(name, group) else { return };
@@ -98,16 +113,15 @@ impl View {
     /// The detached instance, its final offset, and what the serving primary says; None while there is nothing to judge.
     fn judged(&self, name: &GroupName, group: &Group) -> Option<(Info, Offset, Serving)> {
         let seat = self.seats.get(name)?;
-        let member = group.members.get(&self.me)?;
+        group.members.get(&self.me)?;
         let settled = !matches!(group.phase, Phase::Sealing { .. }) && group.primary_node() != Some(self.me);
         let detached = seat.instance.posture == Posture::Sealed && seat.instance.condition == Condition::Up;
         let (heard, renewal) = seat.renewal.as_ref()?;
         let fresh = renewal.epoch == group.epoch && self.now.since(*heard) < self.lease();
         let serving = renewal.serving.as_ref().filter(|_| settled && detached && fresh)?;
         let info = seat.instance.seen()?;
-        let kin = info.replid == serving.replid || info.replid == serving.replid2;
         // Foreign data is not thrown away at all (S13).
-        let ours = member.adopted || kin || info.keys == 0;
+        let ours = self.foreign_keys(name).is_none();
         ours.then(|| (info.clone(), final_offset(seat, info), serving.clone()))
     }
 }

@@ -42,11 +42,10 @@ impl View {
         let ready = seat.instance.condition == Condition::Up
             && self.stopping.is_none()
             && !matches!(group.phase, Phase::Sealing { .. })
-            && group.members.get(&self.me).zip(seat.instance.seen()).is_some_and(|(member, info)| {
-                // Foreign data is not thrown away (S13).
-                let kin = info.replid == serving.replid || info.replid == serving.replid2;
-                member.adopted || kin || info.keys == 0
-            });
+            && group.members.contains_key(&self.me)
+            && seat.instance.seen().is_some()
+            // Foreign data is not thrown away (S13).
+            && self.foreign_keys(name).is_none();
         ready && self.to_quarantine(name).is_none() && self.needs_full(name, group, serving)
     }
 
