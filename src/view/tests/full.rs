@@ -32,6 +32,20 @@ fn who_continues_waits_for_nobody_and_who_does_not_for_its_turn() {
     }
 }
 
+/// Found in the lab: a node that had joined a new generation anew was no member with adopted data any more, and never asked.
+#[test]
+fn who_joined_anew_asks_and_who_holds_foreign_data_does_not() {
+    for once in [true, false] {
+        let mut view = detached(info(2, Some(NOWHERE), "x", 5), Slot::Only(None), 0);
+        let state = Arc::make_mut(&mut view.state);
+        state.groups.get_mut(&name()).unwrap().members.get_mut(&NodeId(2)).unwrap().adopted = false;
+        let (run_id, replid) = (RunId::from("run0"), crate::cluster::Replid::from("old"));
+        let attached = Attached { run_id, epoch: Epoch(1), from: replid.clone(), replid };
+        view.local.groups.entry(name()).or_default().attached = once.then_some(attached);
+        assert_eq!((view.wants_full(&name()), view.foreign_keys(&name()).is_some()), (once, !once));
+    }
+}
+
 #[test]
 fn who_follows_already_is_not_detached_for_it() {
     let mut view = detached(info(2, Some(NOWHERE), "id1", 500), Slot::Only(None), 400);
