@@ -100,6 +100,8 @@ struct Nemesis {
     /// What earlier rounds' clients were told, without what was lost then.
     before: Vec<History>,
     gone: BTreeSet<String>,
+    /// The last round in which a host was replaced or left.
+    replaced: Option<u64>,
     /// What did not hold, over all rounds.
     wrong: Vec<String>,
 }
@@ -116,7 +118,7 @@ fn nemesis(test: &str, durability: &'static str, share: u64) {
         let (kinds, mut events) = (possible(&c), Events::default());
         events.update(&c);
         let (totals, before, gone, wrong) = Default::default();
-        let mut run = Nemesis { c, told, events, kinds, totals, before, gone, wrong };
+        let mut run = Nemesis { c, told, events, kinds, totals, before, gone, replaced: None, wrong };
         let end = Instant::now() + secs(total) / share as u32;
         let only = number("NEMESIS_ROUND");
         while Instant::now() < end {
@@ -206,7 +208,11 @@ impl Nemesis {
             lost.len(),
             lost_waited.len()
         ));
+        if struck.iter().any(|kind| matches!(kind, Kind::ReplaceHost | Kind::Leave)) {
+            self.replaced = Some(number);
+        }
         let round = Round {
+            replaced_lately: self.replaced.is_some_and(|at| number <= at + 3),
             durability: self.c.options.durability,
             struck,
             single,
