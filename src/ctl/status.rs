@@ -207,6 +207,7 @@ fn group_status(
     status.reason = group_reason(view, group, &instances);
     status.waits = waits(view, decision, name, group, seat, quorum);
     status.problems = group_problems(&status, &instances, &holders);
+    status.problems.extend(departures(view, group));
     status.instances = instances;
     status
 }
@@ -354,6 +355,18 @@ fn group_problems(status: &GroupStatus, instances: &[InstanceStatus], holders: &
         }
     }
     problems
+}
+
+/// S5: who left without proof still counts, so that another loss could not be proved safe.
+fn departures(view: &View, group: &Group) -> Option<String> {
+    let left = group.departed.keys().filter(|node| !group.followers.contains_key(node));
+    let names: Vec<String> = left.map(|node| view.name_of(*node)).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "what {} may have acknowledged is not yet known to be on every follower: another loss could not be proved safe",
+            names.join(" and ")
+        )
+    })
 }
 
 fn pause_status(view: &View, group: &Group, seat: &Seat) -> Option<PauseStatus> {

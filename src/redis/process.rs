@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use tokio::io::Interest;
@@ -99,14 +100,15 @@ impl ProcRef {
         proc.is_alive().then_some(proc)
     }
 
-    /// Takes hold of the server process that listens at a TCP port of this network namespace: one that refuses INFO,
-    /// or gives no answer, does not say its pid. Must be called inside a tokio runtime.
-    pub async fn listening(port: u16) -> Option<Self> {
+    /// Takes hold of the server process that listens at a TCP address of this network namespace: one that refuses
+    /// INFO, or gives no answer, does not say its pid. `None` also where more than one might be meant. Must be called
+    /// inside a tokio runtime.
+    pub async fn listening(at: SocketAddr) -> Option<Self> {
         // Reads a good part of /proc.
-        let found = tokio::task::spawn_blocking(move || listener(port)).await.ok()??;
+        let found = tokio::task::spawn_blocking(move || listener(at)).await.ok()??;
         let process = Self::open(found)?;
         // The pid may have been another's by then.
-        let again = tokio::task::spawn_blocking(move || listener(port)).await.ok()??;
+        let again = tokio::task::spawn_blocking(move || listener(at)).await.ok()??;
         (again == found && process.is_alive()).then_some(process)
     }
 
@@ -154,33 +156,51 @@ impl ProcRef {
     }
 }
 
-/// The server process that holds a socket listening at this port.
-fn listener(port: u16) -> Option<u32> {
+/// The one server process that holds a socket listening there.
+fn listener(at: SocketAddr) -> Option<u32> {
     let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
     let sockets: Vec<String> = tables
         .iter()
         .filter_map(|table| fs::read_to_string(table).ok())
-        .flat_map(|text| listening(&text, port))
+        .flat_map(|text| listening(&text, at))
         .collect();
     let pids =
         fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| {
-        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| SERVER_NAMES.contains(&comm.trim_end()))
-    })
-    .find(|pid| {
-        let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        let mut links = open.filter_map(|fd| fs::read_link(fd.path()).ok());
-        links.any(|link| link.to_str().is_some_and(|link| sockets.iter().any(|socket| socket == link)))
-    })
+    let mut holders = pids
+        .filter(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| SERVER_NAMES.contains(&comm.trim_end()))
+        })
+        .filter(|pid| {
+            let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+            let mut links = open.filter_map(|fd| fs::read_link(fd.path()).ok());
+            links.any(|link| link.to_str().is_some_and(|link| sockets.iter().any(|socket| socket == link)))
+        });
+    // Servers that listen at the same port of different addresses, one of them at all: no guess which one answers.
+    holders.next().filter(|_| holders.next().is_none())
 }
 
-/// The listening sockets of a table of the kernel (proc(5)), as descriptors name them.
-fn listening(table: &str, port: u16) -> Vec<String> {
+/// The sockets of a table of the kernel (proc(5)) that listen at this address, or at all of this host's, as
+/// descriptors name them.
+fn listening(table: &str, at: SocketAddr) -> Vec<String> {
     const LISTEN: &str = "0A";
-    let ending = format!(":{port:04X}");
+    // Addresses are written as words in the host's own order.
+    let words = |octets: &[u8]| {
+        let word = |four: &[u8]| four.try_into().map_or(0, u32::from_ne_bytes);
+        octets.chunks(4).map(|four| format!("{:08X}", word(four))).collect::<String>()
+    };
+    let port = at.port();
+    let mut meant = vec![format!("{}:{port:04X}", words(&[0; 4])), format!("{}:{port:04X}", words(&[0; 16]))];
+    match at.ip().to_canonical() {
+        IpAddr::V4(ip) => {
+            meant.push(format!("{}:{port:04X}", words(&ip.octets())));
+            meant.push(format!("{}:{port:04X}", words(&ip.to_ipv6_mapped().octets())));
+        }
+        IpAddr::V6(ip) => meant.push(format!("{}:{port:04X}", words(&ip.octets()))),
+    }
     let of = |line: &str| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let found = fields.get(1)?.ends_with(&ending) && *fields.get(3)? == LISTEN;
+        let local = *fields.get(1)?;
+        let found = *fields.get(3)? == LISTEN && meant.iter().any(|meant| meant == local);
         found.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
     };
     table.lines().skip(1).filter_map(of).collect()
@@ -270,14 +290,21 @@ mod tests {
              0: 0100007F:18EB 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0\n   \
              1: 0100007F:18EB 0100007F:D431 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 20 4\n   \
              2: 0100007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1 0 100 0\n";
-        assert_eq!(listening(table, 6379), ["socket:[4711]"]);
-        assert!(listening("", 6379).is_empty());
+        let at = |address: &str| listening(table, address.parse().unwrap());
+        assert_eq!(at("127.0.0.1:6379"), ["socket:[4711]"]);
+        assert_eq!(at("127.0.0.2:6379"), [""; 0], "another server's address");
+        assert_eq!(at("127.0.0.9:22"), ["socket:[4713]"], "it listens at every address");
+        assert!(listening("", "127.0.0.1:6379".parse().unwrap()).is_empty());
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
+             0: 00000000000000000000000001000000:18EB 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4714 1 0 100 0\n";
+        assert_eq!(listening(table, "[::1]:6379".parse().unwrap()), ["socket:[4714]"]);
+        assert!(listening(table, "127.0.0.1:6379".parse().unwrap()).is_empty());
     }
 
     #[tokio::test]
     async fn a_listener_that_is_no_server_is_nobody() {
         let here = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(ProcRef::listening(here.local_addr().unwrap().port()).await.is_none());
+        assert!(ProcRef::listening(here.local_addr().unwrap()).await.is_none());
     }
 
     #[tokio::test]

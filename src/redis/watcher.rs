@@ -332,8 +332,10 @@ impl Watch {
         }
         self.searched = Some(Instant::now());
         let found = match &self.endpoint.target {
-            Target::Tcp { host, port } if is_here(host) => ProcRef::listening(*port).await,
-            Target::Tcp { .. } => None,
+            Target::Tcp { host, port } => match own_address(host) {
+                Some(ip) => ProcRef::listening((ip, *port).into()).await,
+                None => None,
+            },
             Target::Unix(path) => match timeout(SEARCH_BOUND, UnixStream::connect(path)).await {
                 Ok(Ok(stream)) => stream
                     .peer_cred()
@@ -427,10 +429,10 @@ impl Watch {
     }
 }
 
-/// Whether this is an address of this host: nobody else's can be bound.
-fn is_here(host: &str) -> bool {
-    let address = if host == "localhost" { Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)) } else { host.parse::<IpAddr>() };
-    address.is_ok_and(|address| std::net::UdpSocket::bind((address, 0)).is_ok())
+/// The address, if it is one of this host's: nobody else's can be bound.
+fn own_address(host: &str) -> Option<IpAddr> {
+    let address = if host == "localhost" { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { host.parse().ok()? };
+    std::net::UdpSocket::bind((address, 0)).is_ok().then_some(address)
 }
 
 async fn exit_of(process: Option<&ProcRef>) {

@@ -91,10 +91,6 @@ fn apply_group(seat: &mut Seat, me: NodeId, now: Moment, old: Option<&Group>, ne
             seat.lease = Lease { epoch: new.epoch, fenced, marked, renew_now: true, ..Lease::default() };
         }
     }
-    if old.is_some_and(|old| old.pause != new.pause) {
-        // Another pause runs its own time, also where the one before had run out and was not taken back yet.
-        seat.pause_seen = None;
-    }
     let sealing = |group: &Group| matches!(group.phase, Phase::Sealing { .. });
     if sealing(new) && !old.is_some_and(|old| sealing(old) && old.epoch == new.epoch) {
         seat.sealing_at = now;

@@ -203,7 +203,8 @@ impl View {
         let served = self.served(name);
         let Some(seat) = self.seats.get_mut(name) else { return };
         if group.pause.is_none() || !leading || seat.pause_known != group.paused_at {
-            // A leader that has not seen it from the beginning counts anew: longer, never shorter.
+            // A leader that has not seen it from the beginning counts anew: longer, never shorter. Another pause runs its
+            // own time, also where the one before had run out and was not taken back yet.
             seat.pause_seen = (group.pause.is_some() && leading).then_some(now);
             seat.pause_known = group.paused_at;
         } else {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::disk::Disk;
 use crate::files::Files;
 use crate::history::History;
-pub use crate::host::{ASK, Host, Options};
+pub use crate::host::{ASK, Host, Options, SECOND};
 use crate::lab::{LabDir, ms, secs, seed, wait_for};
 use crate::net::{CLIENT, HostNet, VIP, VIP6, address};
 use crate::proc::{Proc, Spec};
@@ -48,11 +48,18 @@ impl Cluster {
     /// # Panics
     /// When the machine refuses.
     pub fn start(options: Options) -> Self {
-        Self::try_start(options).expect("a lab")
+        Self::start_seeded(seed(), options)
     }
 
-    fn try_start(options: Options) -> io::Result<Self> {
-        let seed = seed();
+    /// With a seed that was drawn before.
+    ///
+    /// # Panics
+    /// When the machine refuses.
+    pub fn start_seeded(seed: u64, options: Options) -> Self {
+        Self::try_start(seed, options).expect("a lab")
+    }
+
+    fn try_start(seed: u64, options: Options) -> io::Result<Self> {
         let mut key = [0; 32];
         getrandom::fill(&mut key).map_err(io::Error::other)?;
         let wire = Arc::new(Switch::start(seed)?);
@@ -90,8 +97,10 @@ impl Cluster {
         files.write_redis_conf(&self.options)?;
         files.write_config(no, witness, &self.members, &key_file, &self.options)?;
         let redis = if witness { None } else { Some(Proc::start(self.redis_spec(no, &net, &files))?) };
+        let second = self.options.second_group && !witness;
+        let second = if second { Some(Proc::start(self.second_spec(no, &net, &files)?)?) } else { None };
         let agent = if self.options.agents { Some(Proc::start(self.agent_spec(no, &net, &files))?) } else { None };
-        let host = Host { no, net, files, redis, agent, disk, on: AtomicBool::new(true) };
+        let host = Host { no, net, files, redis, second, agent, disk, on: AtomicBool::new(true) };
         self.hosts.insert(no, host);
         Ok(())
     }
@@ -110,6 +119,16 @@ impl Cluster {
             realtime: false,
             stop_post: None,
         }
+    }
+
+    /// Like the first group's, with a port and a directory of its own.
+    fn second_spec(&self, no: HostNo, net: &Arc<HostNet>, files: &Files) -> io::Result<Spec> {
+        let dir = files.root.join("second");
+        std::fs::create_dir_all(&dir)?;
+        let mut spec = self.redis_spec(no, net, files);
+        let own = ["--port", &SECOND.1.to_string(), "--dir", &dir.display().to_string(), "--unixsocket", ""];
+        spec.args.extend(own.map(String::from));
+        Ok(Spec { name: format!("second n{no}"), log: files.root.join("second.log"), ..spec })
     }
 
     fn agent_spec(&self, no: HostNo, net: &Arc<HostNet>, files: &Files) -> Spec {
@@ -153,7 +172,7 @@ impl Cluster {
         let host = self.host(no);
         host.on.store(false, Ordering::Relaxed);
         self.wire.detach(no);
-        host.agent.iter().chain(&host.redis).for_each(Proc::hold);
+        host.agent.iter().chain(&host.redis).chain(&host.second).for_each(Proc::hold);
         host.net.unplug();
     }
 
@@ -166,7 +185,7 @@ impl Cluster {
         host.files.clear_run().expect("the host's run directory");
         host.net.reboot().expect("a namespace");
         host.on.store(true, Ordering::Relaxed);
-        host.redis.iter().chain(&host.agent).for_each(Proc::release);
+        host.redis.iter().chain(&host.second).chain(&host.agent).for_each(Proc::release);
     }
 
     /// The host comes back with a new disk.

@@ -188,7 +188,6 @@ fn carrier_lost_and_back() {
 fn redis_stopped() {
     tell(&Story {
         name: "Redis SIGSTOP",
-        options: Options { hang_after: secs(2), ..Options::new(3) },
         fault: &|c, old| assert!(c.host(old).redis().signal(Signal::SIGSTOP)),
         ..Story::default()
     });

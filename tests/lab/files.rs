@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 
-use crate::cluster::Options;
-use crate::net::{VIP, VIP6, address};
+use crate::cluster::{Options, SECOND};
+use crate::net::{VIP, VIP2, VIP6, address};
 use crate::switch::HostNo;
 
 /// The paths of one host.
@@ -152,6 +152,7 @@ impl Files {
         );
         if !witness {
             toml.push_str(&group(host, options));
+            toml.push_str(&second_group(host, options));
         }
         if options.sentinel {
             toml.push_str("[sentinel]\nlisten = \"0.0.0.0:26379\"\n\n");
@@ -180,6 +181,19 @@ fn group(host: HostNo, options: &Options) -> String {
         options.durability,
         options.quarantine,
         options.group_toml,
+    )
+}
+
+fn second_group(host: HostNo, options: &Options) -> String {
+    if !options.second_group {
+        return String::new();
+    }
+    let (name, port) = SECOND;
+    format!(
+        "[[group]]\nname = \"{name}\"\nredis = \"127.0.0.1:{port}\"\nannounce = \"{}:{port}\"\n\
+         durability = \"{}\"\nvip = \"{VIP2}/24\"\ninterface = \"eth0\"\n\n",
+        address(host),
+        options.durability,
     )
 }
 

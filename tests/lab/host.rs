@@ -22,6 +22,9 @@ use crate::writer::own_instance;
 /// How long one question to an instance may take.
 pub const ASK: Duration = ms(300);
 
+/// The second group's name and the port of its instances.
+pub const SECOND: (&str, u16) = ("second", 6380);
+
 /// What the cluster is made of.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -43,6 +46,8 @@ pub struct Options {
     pub http: bool,
     /// More lines of `redis.conf`, e.g. `appendonly yes`.
     pub redis_conf: Vec<String>,
+    /// Every data host has a second instance, of a group of its own: see [`SECOND`].
+    pub second_group: bool,
     /// More lines of `[[group]]`, and more tables.
     pub group_toml: String,
     pub toml: String,
@@ -76,6 +81,7 @@ impl Options {
             sentinel: true,
             http: true,
             redis_conf: Vec::new(),
+            second_group: false,
             group_toml: String::new(),
             toml: String::new(),
             agent_env: vec![("RUST_BACKTRACE".into(), "1".into())],
@@ -104,6 +110,8 @@ pub struct Host {
     pub net: Arc<HostNet>,
     pub files: Files,
     pub redis: Option<Proc>,
+    /// The instance of the second group.
+    pub second: Option<Proc>,
     pub agent: Option<Proc>,
     // Unmounted after the processes have ended.
     pub disk: Option<Disk>,

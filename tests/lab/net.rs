@@ -25,6 +25,8 @@ use crate::switch::{HostNo, Switch};
 pub const CLIENT: HostNo = 200;
 /// The floating address.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
+/// The second group's.
+pub const VIP2: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 101);
 /// The floating address where a test asks for IPv6.
 pub const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100);
 

@@ -41,10 +41,10 @@ impl<'a> Hands<'a> {
             self.last_primary = *holder;
         }
         let wished = match fault.whom {
-            Whom::Primary => self.last_primary,
-            Whom::Host(no) => no,
+            Whom::Host(no) if !fault.kind.is_of_redis() || self.c.host(no).redis.is_some() => no,
+            _ => self.last_primary,
         };
-        if !fault.kind.takes_memory() || self.spare_nobody {
+        if !fault.kind.takes_memory() || self.spare_nobody || self.c.host(wished).redis.is_none() {
             return wished;
         }
         *self.victim.get_or_insert(wished)

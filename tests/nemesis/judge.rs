@@ -25,8 +25,6 @@ pub struct Round<'a> {
     pub struck: &'a [Kind],
     /// It was to be a single fault.
     pub single: bool,
-    /// A host was replaced, or left, within the last rounds.
-    pub replaced_lately: bool,
     /// Epochs that began.
     pub changes: &'a [(u64, Change)],
     pub history: &'a History,
@@ -77,9 +75,7 @@ impl Round<'_> {
                 wrong.push(format!("{} increments lost without a cause", self.miscount.lost));
             }
         }
-        // A host replaced a moment ago may count as departed until the primary, when it answers, has seen all past it: a
-        // fault soon after that one is no single fault.
-        if self.single && !self.replaced_lately {
+        if self.single {
             let unkept = self.changes.iter().filter(|(_, change)| !change.kept());
             wrong.extend(unkept.map(|(epoch, change)| format!("one fault, but epoch {epoch}: {}", change.words)));
             if self.struck.iter().all(|kind| kind.is_harmless()) {
@@ -103,7 +99,6 @@ mod tests {
             durability,
             struck: &[kind],
             single,
-            replaced_lately: false,
             changes: &changes,
             history: &History::default(),
             lost: &keys(lost),

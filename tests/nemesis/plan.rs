@@ -77,6 +77,12 @@ impl Kind {
         matches!(self, KillRedis | FreezeRedis | DebugSleep | Script | RestartHost | ReplaceHost | Leave)
     }
 
+    /// It is done to an instance: a witness has none.
+    pub fn is_of_redis(self) -> bool {
+        use Kind::{ClientPause, ConfigRewrite, DebugSleep, FreezeRedis, KillRedis, Script};
+        matches!(self, KillRedis | FreezeRedis | DebugSleep | ClientPause | Script | ConfigRewrite)
+    }
+
     /// Alone, it must not change the primary.
     pub fn is_harmless(self) -> bool {
         matches!(self, Kind::DiskFull | Kind::DiskHang | Kind::ClockJump | Kind::ConfigRewrite)

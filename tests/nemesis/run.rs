@@ -11,6 +11,7 @@ use crate::history::History;
 use crate::judge::Round;
 use crate::lab::{in_lab, ms, secs};
 use crate::plan::{KINDS, Kind, plan};
+use crate::policy::Prng;
 use crate::resp::Client;
 use crate::switch::HostNo;
 use crate::timeline::Timeline;
@@ -35,15 +36,26 @@ pub fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-fn options(durability: &'static str) -> Options {
+/// The world that a seed has its faults in: three hosts with data, or two and a witness; instances that come back empty,
+/// with an old snapshot, or with nearly everything.
+fn options(seed: u64, durability: &'static str) -> Options {
+    let mut chance = Prng::stream(seed, 0xD0);
+    let pair = durability == "available" && chance.next_u64().is_multiple_of(2);
+    let hosts = if pair { Options::new(2).with_witnesses(1) } else { Options::new(3) };
+    let kept: &[&str] = match chance.next_u64() % 3 {
+        0 => &[],
+        1 => &["save 2 1"],
+        _ => &["appendonly yes"],
+    };
+    println!("{} hosts with data, {} witnesses, persistence {kept:?}", hosts.data, hosts.witnesses);
     Options {
         durability,
         quarantine: true,
         hang_after: secs(2),
         disks: true,
         wall_clocks: true,
-        redis_conf: vec!["busy-reply-threshold 1000".into()],
-        ..Options::new(3)
+        redis_conf: ["busy-reply-threshold 1000"].iter().chain(kept).map(|line| (*line).to_owned()).collect(),
+        ..hosts
     }
 }
 
@@ -100,8 +112,6 @@ struct Nemesis {
     /// What earlier rounds' clients were told, without what was lost then.
     before: Vec<History>,
     gone: BTreeSet<String>,
-    /// The last round in which a host was replaced or left.
-    replaced: Option<u64>,
     /// What did not hold, over all rounds.
     wrong: Vec<String>,
 }
@@ -109,8 +119,9 @@ struct Nemesis {
 fn nemesis(test: &str, durability: &'static str, share: u64) {
     in_lab(|| {
         crate::disk::own_mounts();
-        let c = Cluster::start(options(durability));
-        let (seed, total) = (c.seed, seconds());
+        let seed = crate::lab::seed();
+        let c = Cluster::start_seeded(seed, options(seed, durability));
+        let total = seconds();
         let told = Timeline::new(c.dir.path());
         let again = format!("LAB_SEED={seed} NEMESIS_SECONDS={total} cargo test --test nemesis {test} -- --nocapture");
         *told.replay.lock().expect("the replay command") = again;
@@ -118,7 +129,7 @@ fn nemesis(test: &str, durability: &'static str, share: u64) {
         let (kinds, mut events) = (possible(&c), Events::default());
         events.update(&c);
         let (totals, before, gone, wrong) = Default::default();
-        let mut run = Nemesis { c, told, events, kinds, totals, before, gone, replaced: None, wrong };
+        let mut run = Nemesis { c, told, events, kinds, totals, before, gone, wrong };
         let end = Instant::now() + secs(total) / share as u32;
         let only = number("NEMESIS_ROUND");
         while Instant::now() < end {
@@ -133,12 +144,13 @@ fn nemesis(test: &str, durability: &'static str, share: u64) {
 impl Nemesis {
     fn round(&mut self, number: u64) {
         let seed = self.c.seed;
-        let faults = plan(seed, number, &self.kinds, self.c.options.data);
+        let faults = plan(seed, number, &self.kinds, self.c.options.data + self.c.options.witnesses);
         let primary = self.c.wait_healthy(HEALED);
         self.told.say(&format!("== round {number} of seed {seed}, primary n{primary}"));
         let (load, counter) = self.clients();
         std::thread::sleep(ms(300));
-        let spare_nobody = self.c.options.durability == "available" && number % 6 == 5;
+        // Of two instances that may both lose their memory none is left.
+        let spare_nobody = self.c.options.durability == "available" && self.c.options.data > 2 && number % 6 == 5;
         let mut hands = Hands::new(&self.c, &self.told, primary, spare_nobody);
         let mut steps: Vec<(Duration, bool, usize)> = Vec::new();
         for (i, fault) in faults.iter().enumerate() {
@@ -208,11 +220,7 @@ impl Nemesis {
             lost.len(),
             lost_waited.len()
         ));
-        if struck.iter().any(|kind| matches!(kind, Kind::ReplaceHost | Kind::Leave)) {
-            self.replaced = Some(number);
-        }
         let round = Round {
-            replaced_lately: self.replaced.is_some_and(|at| number <= at + 3),
             durability: self.c.options.durability,
             struck,
             single,

@@ -68,6 +68,21 @@ fn each_lack_degrades() {
     }
 }
 
+/// Until all hold what it may have acknowledged, one more loss is one too many: nobody should call that healthy.
+#[test]
+fn who_left_without_proof_degrades_until_it_is_settled() {
+    let mut fixture = fixture::trio();
+    fixture.group(|group| {
+        let announce = "10.0.0.3:6379".to_owned();
+        group.departed.insert(NodeId(3), crate::cluster::Departed { since: group.version, announce });
+    });
+    assert_eq!(fixture.report().health, Health::Healthy, "it follows again");
+    fixture.group(|group| drop(group.followers.remove(&NodeId(3))));
+    let report = fixture.report();
+    assert_eq!(report.health, Health::Degraded);
+    assert!(report.groups[0].problems[0].starts_with("what n3 may have acknowledged"), "{report:?}");
+}
+
 #[test]
 fn of_two_that_hold_the_vip_the_primary_is_named() {
     let mut fixture = fixture::trio();
