@@ -84,29 +84,31 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     if let Some(target) = to.filter(|target| !waited && all.iter().all(|(node, _)| node != target)) {
         return Choice::Wait(Reason::AwaitingReports(vec![view.name_of(target)]));
     }
-    // S4: one that failed to serve its last promotion is passed over if the proof holds without it; so is one whose
-    // agent is being stopped, but not for data of an earlier epoch: it soon comes back.
+    // S4: one that failed to serve its last promotion is passed over for one that holds as much, or if the proof holds
+    // without it; so is one whose agent is being stopped, but not for data of an earlier epoch: it soon comes back.
     let failed = group.primary_node().filter(|_| matches!(why, Why::NeverServed | Why::InstanceFailed));
-    let latest = all.iter().map(|(_, report)| report.lineage).max();
-    // So is one that gave the place up again and again, for a while, unless the change was planned for it (flap
-    // protection).
-    let flaps = |node: NodeId| to != Some(node) && seat.flaps(node, view.now, view.lease());
-    let able = |(node, report): &(NodeId, &Report)| Some(*node) != failed && !report.stopping && !flaps(*node);
+    let able = |(node, report): &(NodeId, &Report)| Some(*node) != failed && !report.stopping;
     let others: Vec<(NodeId, &Report)> = all.iter().copied().filter(able).collect();
     let stopping = all.iter().any(|(_, report)| report.stopping);
     let hurry = stopping && waited && group.durability == Durability::Available;
-    let flapping = all.iter().any(|(node, _)| flaps(*node));
-    let good = !(stopping || flapping) || others.iter().map(|(_, report)| report.lineage).max() == latest;
+    let latest = |of: &[(NodeId, &Report)]| of.iter().map(|(_, report)| report.lineage).max();
+    let good = !stopping || latest(&others) == latest(all);
+    let data = |report: &Report| (report.lineage, report.offset);
     let priority = |node: NodeId| group.members.get(&node).map_or(0, |member| member.priority);
-    let somebody = others.iter().any(|(node, _)| priority(*node) > 0);
-    let pool = if good && somebody && (others.len() >= need || hurry) { &others } else { all };
+    let most = |of: &[(NodeId, &Report)]| {
+        of.iter().filter(|(node, _)| priority(*node) > 0).map(|(_, report)| data(report)).max()
+    };
+    let without = others.len() >= need || hurry;
+    let passed_over = most(&others).is_some() && (most(&others) == most(all) || (good && without));
+    let pool = if passed_over { &others } else { all };
+    // Of two that hold as much, one that gave the place up again and again comes last for a while (flap protection).
+    let flaps = |node: NodeId| seat.flaps(node, view.now, view.lease());
     let best = pool.iter().filter(|(node, _)| priority(*node) > 0).max_by_key(|(node, report)| {
-        (report.lineage, report.offset, to == Some(*node), priority(*node), std::cmp::Reverse(*node))
+        (data(report), to == Some(*node), !flaps(*node), priority(*node), std::cmp::Reverse(*node))
     });
     let Some((node, report)) = best else { return Choice::Wait(Reason::NobodyPromotable) };
     // Where one of priority 0 holds more, that counts as if it had not reported: a write beyond the successor's data is
     // on it and on those that said nothing, and they must be fewer than W.
-    let data = |report: &Report| (report.lineage, report.offset);
     let have = all.iter().filter(|(_, other)| data(other) <= data(report)).count();
     if have < need && group.durability == Durability::Quorum {
         return Choice::Wait(Reason::AwaitingProof { have, need });

@@ -212,15 +212,8 @@ async fn add(inner: &Inner, raft: &Raft, request: &JoinRequest) -> Result<JoinRe
     let state = inner.store.applied().borrow().state.clone();
     let metrics = raft.metrics().borrow_watched().clone();
     let members = Inner::members_of(&metrics);
-    let known =
-        state.nodes.iter().find(|(_, node)| node.name == request.name && node.incarnation == request.incarnation);
-    let id = known.map(|(id, _)| *id);
-    if id.is_none() && members.values().any(|peer| peer.name == request.name) {
-        return Err(format!("{} is being taken in or removed", request.name));
-    }
-    let above = members.keys().next_back().map_or(NodeId(1), |last| last.next());
-    let id = id.unwrap_or_else(|| state.next_node.max(above));
-    if known.is_none() {
+    let (id, recorded) = number_of(&state, &members, request)?;
+    if !recorded {
         let record = Node {
             name: request.name.clone(),
             address: request.address.clone(),
@@ -237,6 +230,23 @@ async fn add(inner: &Inner, raft: &Raft, request: &JoinRequest) -> Result<JoinRe
     let metrics = raft.metrics().borrow_watched().clone();
     let members = Inner::members_of(&metrics).into_iter().collect();
     Ok(JoinReply::Joined { node_id: id, generation: inner.store.identity().generation, members })
+}
+
+/// The number of a node that joins, and whether it is recorded already. A number is given out only when all lower ones
+/// are recorded: a founder below it that is not would be taken for one that was removed.
+fn number_of(state: &State, members: &BTreeMap<NodeId, Peer>, request: &JoinRequest) -> Result<(NodeId, bool), String> {
+    let known =
+        state.nodes.iter().find(|(_, node)| node.name == request.name && node.incarnation == request.incarnation);
+    if let Some((id, _)) = known {
+        return Ok((*id, true));
+    }
+    if members.values().any(|peer| peer.name == request.name) {
+        return Err(format!("{} is being taken in or removed", request.name));
+    }
+    if members.keys().any(|id| *id >= state.next_node) {
+        return Err("the first members are being recorded".to_owned());
+    }
+    Ok((state.next_node, false))
 }
 
 /// Why a node does not vote, for people.
@@ -303,6 +313,20 @@ mod tests {
         assert_eq!(names, [1, 2, 3]);
         assert_eq!(now.guardians.now, ids(&[1, 2, 3]));
         assert_eq!(step(&now, &[1, 2, 3], &[1, 2, 3], &[], &[]), None);
+    }
+
+    /// One that asks to join while a first start is being recorded must not make the founders look removed.
+    #[test]
+    fn who_joins_waits_until_the_founders_are_recorded() {
+        let members = [1, 2, 3].map(|id| (NodeId(id), peer(id))).into();
+        let request = JoinRequest { name: "n4".into(), address: "h4:1".into(), incarnation: Incarnation(4) };
+        for recorded in [&[][..], &[1], &[1, 2]] {
+            assert!(number_of(&state(recorded, &[]), &members, &request).is_err(), "{recorded:?}");
+        }
+        assert_eq!(number_of(&state(&[1, 2, 3], &[]), &members, &request), Ok((NodeId(4), false)));
+        assert_eq!(number_of(&state(&[1, 2, 3, 4], &[]), &members, &request), Ok((NodeId(4), true)));
+        let members = [1, 2, 3, 4].map(|id| (NodeId(id), peer(id))).into();
+        assert!(number_of(&state(&[1, 2, 3], &[]), &members, &request).is_err(), "half removed");
     }
 
     #[test]

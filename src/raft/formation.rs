@@ -119,7 +119,8 @@ async fn ask<Q: Serialize, A: DeserializeOwned>(
 /// Answers who this node is.
 pub(super) fn identify(inner: &Inner, request: &IdentifyRequest) -> IdentifyReply {
     let members = inner.roster.members();
-    let formed = !inner.store.is_pristine() || arrived(inner);
+    // One that has voted in a first start and does not have the log yet cannot say who is a stranger.
+    let formed = !members.is_empty() && (!inner.store.is_pristine() || arrived(inner));
     let knows = match members.values().find(|peer| peer.name == request.name) {
         Some(peer) if peer.incarnation == request.incarnation => Knows::You,
         Some(_) => Knows::YourName,

@@ -157,13 +157,13 @@ impl Commander {
     }
 
     /// Tries the link to the followed primary again now. A replica whose first try was refused, or met a primary
-    /// not yet promoted, tries only once per second by itself. Does nothing when the link is up or a resync is
-    /// under way, or when another address is followed.
+    /// not yet promoted, tries only once per second by itself. Does nothing while a try is under way (one that waits
+    /// for the primary's child process looks like a link that is down), or when another address is followed.
     pub async fn retry_link(&self, host: &str, port: u16, deadline: Instant) -> Result<Info, Error> {
         let mut session = self.session(deadline).await?;
-        let now = session.batch(&[command("INFO", &["INFO"])]).await?;
-        let now = self.parse_info(now.first())?;
-        if !now.follows(host, port) || now.link_up || now.sync_in_progress || now.loading {
+        let answers = session.batch(&[command("INFO", &["INFO"]), command("ROLE", &["ROLE"])]).await?;
+        let now = self.parse_info(answers.first())?;
+        if !now.follows(host, port) || now.loading || !self.parse_role(answers.get(1))?.idle {
             return Ok(now);
         }
         let [_, detach] = seal_commands();
@@ -201,7 +201,7 @@ impl Commander {
         self.check_ok(answers.first(), "REPLICAOF")?;
         let role = self.parse_role(answers.get(1))?;
         let info = self.parse_info(answers.last())?;
-        if role == (RoleAnswer { role: Role::Primary, upstream: None }) && info.role == Role::Primary {
+        if role.role == Role::Primary && info.role == Role::Primary {
             Ok(info)
         } else {
             Err(self.not_confirmed("REPLICAOF NO ONE", &info))
@@ -390,6 +390,8 @@ impl Commander {
 pub(super) struct RoleAnswer {
     pub(super) role: Role,
     pub(super) upstream: Option<(String, u16)>,
+    /// As a replica: its last try failed, and it waits before the next one.
+    pub(super) idle: bool,
 }
 
 impl RoleAnswer {
@@ -398,13 +400,14 @@ impl RoleAnswer {
             return None;
         };
         match &*text_of(items.first()?)? {
-            "master" => Some(Self { role: Role::Primary, upstream: None }),
+            "master" => Some(Self { role: Role::Primary, upstream: None, idle: false }),
             "slave" => {
                 let host = text_of(items.get(1)?)?.into_owned();
                 let Value::Int(port) = items.get(2)? else {
                     return None;
                 };
-                Some(Self { role: Role::Replica, upstream: Some((host, u16::try_from(*port).ok()?)) })
+                let idle = items.get(3).and_then(text_of).is_some_and(|state| state == "connect");
+                Some(Self { role: Role::Replica, upstream: Some((host, u16::try_from(*port).ok()?)), idle })
             }
             _ => None,
         }

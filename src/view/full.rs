@@ -90,9 +90,15 @@ impl View {
         let asks = |node: &NodeId| {
             heard(node) && seat.health.get(node).is_some_and(|health| health.full && health.epoch == group.epoch)
         };
-        let kept = seat
-            .full
-            .filter(|(node, since)| busy.contains(node) || (asks(node) && now.since(*since) < lease * TURN_LEASES));
+        // Between its last asking and the first INFO that shows it attached, it has its turn all the same.
+        let attached = |node: &NodeId| {
+            let address = group.members.get(node).map(|member| &member.announce);
+            info.replicas.iter().any(|row| Some(&row.address) == address)
+        };
+        let begins = |node: &NodeId, since: Moment| {
+            heard(node) && (asks(node) || !attached(node)) && now.since(since) < lease * TURN_LEASES
+        };
+        let kept = seat.full.filter(|(node, since)| busy.contains(node) || begins(node, *since));
         let before = seat.full.map_or(seat.full_before, |(node, _)| node);
         let next = || {
             let asking: Vec<NodeId> = group.members.keys().filter(|node| asks(node)).copied().collect();

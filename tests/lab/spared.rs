@@ -73,7 +73,10 @@ fn full_resynchronisations_take_turns() {
             assert!(begun.elapsed() < secs(60), "they do not come back");
         }
         let done = full_syncs(&c, primary) - before;
-        println!("FIGURE {done} full resynchronisations of 100 MB in {:?}, {most} at a time, {looks} looks", begun.elapsed());
+        println!(
+            "FIGURE {done} full resynchronisations of 100 MB in {:?}, {most} at a time, {looks} looks",
+            begun.elapsed()
+        );
         assert_eq!(c.primary_now(), Ok(primary));
         assert_eq!(done, 3, "every one came back empty");
         assert_eq!(most, 1);

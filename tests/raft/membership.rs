@@ -48,6 +48,31 @@ async fn an_even_list_leaves_the_last_a_learner() {
     stop_all(nodes).await;
 }
 
+/// Whatever the order in which four listed members see each other vote, log and record: none is turned away, none is
+/// taken for one that was removed.
+#[tokio::test]
+async fn a_first_start_of_an_even_list_keeps_everybody() {
+    for turn in 0..8 {
+        let site = Site::new(4);
+        let nodes = futures_util::future::join_all((1..=4).map(|n| site.start(n, site.members()))).await;
+        let watched = nodes.iter().map(|node| {
+            let mut feed = node.node.formation();
+            tokio::spawn(async move {
+                let ended = |now: &Formation| matches!(now, Formation::Refused { .. } | Formation::Member { .. });
+                feed.wait_for(ended).await.map(|now| now.clone()).ok()
+            })
+        });
+        for (told, n) in futures_util::future::join_all(watched).await.into_iter().zip(1..) {
+            let told = told.unwrap();
+            assert!(matches!(told, Some(Formation::Member { .. })), "turn {turn}, n{n}: {told:?}");
+        }
+        until("all are recorded", || nodes.iter().all(|node| node.state().nodes.len() == 4)).await;
+        let leader = leader(&nodes).await;
+        assert_eq!(nodes[leader].node.leadership().borrow().voters.len(), 3, "turn {turn}");
+        stop_all(nodes).await;
+    }
+}
+
 #[tokio::test]
 async fn one_becomes_three() {
     let site = Site::new(3);

@@ -128,6 +128,38 @@ async fn a_link_that_was_refused_is_retried_at_once_when_asked() {
     drop(primary);
 }
 
+/// The primary's child process serves another: a replica that asks anew loses its place and costs one more.
+#[tokio::test]
+async fn a_replica_that_waits_for_the_primarys_child_is_left_alone() {
+    let primary = Server::start(&["--repl-diskless-sync-delay", "0", "--rdb-key-save-delay", "20000"]).await;
+    let pc = commander(&primary);
+    for key in 0..10 {
+        primary.ok(&["SET", &format!("key{key}"), "1"]).await;
+    }
+    let (first, second) = (Server::start(&BORN_SEALED).await, Server::start(&BORN_SEALED).await);
+    let (one, two) = (commander(&first), commander(&second));
+    one.follow("127.0.0.1", primary.port, in_time(1000)).await.unwrap();
+    while pc.info(in_time(1000)).await.unwrap().replicas.len() < 2 {
+        two.follow("127.0.0.1", primary.port, in_time(1000)).await.unwrap();
+        sleep(Duration::from_millis(10)).await;
+    }
+    let mut waited = 0;
+    while pc
+        .info(in_time(1000))
+        .await
+        .unwrap()
+        .replicas
+        .iter()
+        .any(|row| row.state == ReplicaState::Syncing("wait_bgsave".to_owned()))
+    {
+        two.retry_link("127.0.0.1", primary.port, in_time(1000)).await.unwrap();
+        waited += 1;
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert!(waited > 2, "it had to wait");
+    assert_eq!(pc.info(in_time(1000)).await.unwrap().sync_full, 2);
+}
+
 #[tokio::test]
 async fn serve_wants_the_very_instance() {
     let mut server = Server::start(&BORN_SEALED).await;

@@ -49,6 +49,18 @@ fn s4_priority_0_is_not_promoted_because_another_failed_to_serve() {
     }
 }
 
+/// One of three is lost, and one of the two that are left cannot serve: the other holds as much, so that the proof, which
+/// needs both, is its own.
+#[test]
+fn s4_who_cannot_serve_is_passed_over_for_one_that_holds_as_much() {
+    for why in [Why::NeverServed, Why::InstanceFailed] {
+        let state = changed(3, &[seal(why)]);
+        let chosen = |other| chosen(choice(&state, &[(1, Some(1), 50), (3, Some(1), other)], 0, |_| {}));
+        assert_eq!(chosen(50), Some((3, Guarantee::Kept)), "{why:?}");
+        assert_eq!(chosen(49), Some((1, Guarantee::Kept)), "{why:?}: a write that counts may be in what it lacks");
+    }
+}
+
 #[test]
 fn s14_half_replaced_data_is_not_promoted_while_whole_data_is_there() {
     // §6 trace 22: a full resynchronisation was cut off in node 3, which seems to be the furthest.

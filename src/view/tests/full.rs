@@ -56,11 +56,15 @@ fn who_follows_already_is_not_detached_for_it() {
     assert!(view.follow_target(&name()).is_some(), "however far it is behind");
 }
 
-/// Node 1 serves epoch 1; which replicas are being synchronised.
-fn served(view: &mut View, time: u64, syncing: &[u64]) {
-    let row =
-        |n: &u64| ReplicaRow { address: format!("10.0.0.{n}:6379"), online: false, syncing: true, offset: Offset(0) };
-    let replicas = syncing.iter().map(row).collect();
+/// Node 1 serves epoch 1; which replicas are being synchronised, and which have what it has.
+fn served(view: &mut View, time: u64, syncing: &[u64], online: &[u64]) {
+    let row = |n: u64, online: bool| ReplicaRow {
+        address: format!("10.0.0.{n}:6379"),
+        online,
+        syncing: !online,
+        offset: Offset(0),
+    };
+    let replicas = syncing.iter().map(|n| row(*n, false)).chain(online.iter().map(|n| row(*n, true))).collect();
     looked(view, time, Info { keys: 5, replicas, ..info(1, None, "id1", 900) });
     view.seats.get_mut(&name()).unwrap().instance.posture = Posture::Serving(Epoch(1));
     tick(view, time);
@@ -86,16 +90,18 @@ fn the_primary_lets_one_after_the_other() {
     let mut view = view(1, &state(3), long_lease(), None);
     let turn = |view: &View| view.serving(&name()).map(|serving| serving.full);
     let only = |node: Option<u64>| Some(Slot::Only(node.map(NodeId)));
-    served(&mut view, 1010, &[]);
+    served(&mut view, 1010, &[], &[]);
     assert_eq!(turn(&view), only(None));
     asks(&mut view, 1020, 2, true);
     asks(&mut view, 1020, 3, true);
     assert_eq!(turn(&view), only(Some(2)));
-    served(&mut view, 1100, &[2]);
-    asks(&mut view, 1110, 2, false);
+    asks(&mut view, 1050, 2, false);
+    asks(&mut view, 1050, 3, true);
+    assert_eq!(turn(&view), only(Some(2)), "it attaches, which INFO does not show yet");
+    served(&mut view, 1100, &[2], &[]);
     asks(&mut view, 1110, 3, true);
     assert_eq!(turn(&view), only(Some(2)), "it is being synchronised");
-    served(&mut view, 1200, &[]);
+    served(&mut view, 1200, &[], &[2]);
     assert_eq!(turn(&view), only(Some(3)), "done: the next one");
     // One that does not begin has had its turn.
     asks(&mut view, 1210, 2, true);
@@ -111,7 +117,7 @@ fn the_primary_lets_one_after_the_other() {
 #[test]
 fn a_backlog_too_short_for_the_rate_is_said_once_and_taken_back_late() {
     let mut view = view(1, &state(3), long_lease(), None);
-    served(&mut view, 1000, &[]);
+    served(&mut view, 1000, &[], &[]);
     let mut offset = 900;
     let mut write = |view: &mut View, from: u64, bytes: u64| {
         for second in 0..20 {
