@@ -361,6 +361,7 @@ fn fence_that_cannot_seal_says_so_and_how_to_end_it() {
 #[test]
 fn fence_drops_the_vip() {
     let Some(space) = Namespace::new() else {
+        assert!(std::env::var_os("CI").is_none(), "no right to make a network namespace");
         eprintln!("skipped: no right to make a network namespace");
         return;
     };
