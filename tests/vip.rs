@@ -21,6 +21,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+#[path = "vip/model.rs"]
+mod model;
+
 const SOON: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_secs(60);
 

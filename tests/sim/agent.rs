@@ -12,6 +12,9 @@ use mainstay::view::{Event, Item, Outcome, Sight, Stamp, Task, View, VipSight, W
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+/// The VIP's lifetime that goes with the lease.
+const VIP_LIFETIME: Ns = 2000 * MS;
+
 /// The number of a host's node.
 pub fn id(host: usize) -> NodeId {
     NodeId(host as u64 + 1)
@@ -59,7 +62,11 @@ pub fn host(rng: &mut Rng, index: usize, shape: &Shape, names: &[GroupName]) -> 
 pub fn inst(rng: &mut Rng, place: usize, shape: &Shape) -> Inst {
     let (host, group) = (host_at(place), group_at(place));
     let member = shape.members[group].contains(&host);
-    let mut redis = Redis::born(place as u64, rng.draw());
+    let fresh = rng.draw();
+    let mut redis = Redis::born(place as u64, fresh);
+    if fresh.is_multiple_of(4) {
+        redis.backlog = 64;
+    }
     redis.alive = member && host < shape.first;
     Inst { member, redis, stamp: None, vip_until: 0 }
 }
@@ -362,7 +369,8 @@ impl World {
         if self.insts[at].vip_until <= self.now || self.vip_owner[group_at(at)].is_none() {
             self.vip_owner[group_at(at)] = Some(host);
         }
-        let leash = 2000 * MS + self.rng.below(900 * MS);
+        let window = crate::leash::window(self.now, VIP_LIFETIME);
+        let leash = crate::leash::moment(window, self.rng.draw()) - self.now;
         let leash = self.leash_mutation(leash);
         self.insts[at].vip_until = self.now + leash;
         let Some(agent) = &self.hosts[host].agent else { return };
@@ -415,7 +423,7 @@ impl World {
             return;
         }
         let was = redis.upstream;
-        redis.execute(command, &mut self.rng);
+        redis.execute(command, self.now, &mut self.rng);
         let is = self.insts[at].redis.upstream;
         if was != is {
             tr!(self, "redis {}: {} at offset {}", label(at), command.text(), self.insts[at].redis.offset);

@@ -3,7 +3,11 @@
 //! It keeps what Redis 7 keeps: `run_id`, role, the two replication ids with the second's offset, the offset, a backlog,
 //! the attached replicas with what they acknowledged, `min-replicas-to-write`, a write pause. The data is the list of
 //! the writes it holds, so that "acknowledged and lost" can be read off exactly. One byte of offset is one write or ping.
-//! Between instances, see `replication.rs`.
+//! Between instances, see `replication.rs`; held to a real Redis, see `real/`.
+//!
+//! Left out on purpose: bytes within a command; that loading takes time after a full resynchronisation, too; that the
+//! backlog is trimmed block by block and freed after an hour without replicas; writes that wait in a frozen instance's
+//! sockets; `MISCONF` and all else that no agent causes or looks at.
 
 use crate::rng::Rng;
 use crate::world::{MS, Ns, group_at, host_at, place};
@@ -55,14 +59,40 @@ pub struct Waiting {
     pub need: usize,
 }
 
+/// Why a client's write is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// No process.
+    Gone,
+    /// It answers nothing.
+    Silent,
+    /// `NOREPLICAS`
+    NoReplicas,
+    /// `READONLY`
+    ReadOnly,
+    /// `LOADING`
+    Loading,
+    /// Paused: no answer for the time being.
+    Held,
+}
+
+/// The RDB file on disk, in terms of what the instance holds now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Saved {
+    /// How many of its first writes are in it.
+    pub kept: usize,
+    /// The replication id and the offset that it names.
+    pub history: Option<(u64, u64)>,
+}
+
 /// What an agent's connection asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     /// `REPLICAOF NO ONE` and `min-replicas-to-write`.
     NoOne(u32),
-    /// Read-only, `REPLICAOF` nowhere, unpause.
+    /// Read-only, `REPLICAOF` nowhere.
     Nowhere {
-        /// Client and replica connections are closed too.
+        /// A fence: writes go on (to be refused), client and replica connections are closed.
         close: bool,
     },
     /// `REPLICAOF` the instance at a place.
@@ -76,6 +106,15 @@ pub enum Command {
 }
 
 impl Command {
+    /// What is left of it while `REPLICAOF` is refused.
+    fn while_loading(self) -> Option<Self> {
+        match self {
+            Command::NoOne(min) => Some(Command::Tune(min)),
+            Command::Nowhere { .. } | Command::ReplicaOf(_) => Some(Command::Unpause),
+            Command::Pause(_) | Command::Unpause | Command::Tune(_) => None,
+        }
+    }
+
     /// As an operator would type it.
     pub fn text(self) -> String {
         match self {
@@ -105,7 +144,8 @@ pub struct Redis {
     pub upstream: Option<Upstream>,
     /// To the upstream.
     pub link: Link,
-    /// It may ask for a partial resynchronisation: lost once a full one has begun, as Redis discards its cached master.
+    /// It may ask for a partial resynchronisation: until the data of a full one replace its own, as Redis keeps its
+    /// cached master up to there.
     pub resumable: bool,
     /// Its connection to the upstream.
     pub connection: u64,
@@ -120,6 +160,8 @@ pub struct Redis {
     /// What can be sent again: bytes from `stream_base` on. None: no backlog, and the offset stands still.
     pub stream: Option<Vec<u64>>,
     pub stream_base: u64,
+    /// How much of it is kept (`repl-backlog-size`).
+    pub backlog: usize,
     /// Attached replicas by host.
     pub replicas: BTreeMap<usize, Attached>,
     pub min_replicas: u32,
@@ -131,6 +173,12 @@ pub struct Redis {
     pub waiting: Vec<Waiting>,
     /// The offset that each write of `data` ended at, for those of the present replication history.
     pub marks: Vec<u64>,
+    /// The offset that the data had before the first of these.
+    pub origin: u64,
+    /// Its RDB file.
+    pub saved: Option<Saved>,
+    /// Synchronisations that it served since it started, full and partial (`sync_full`, `sync_partial_ok`).
+    pub served: (u64, u64),
 }
 
 impl Redis {
@@ -152,6 +200,7 @@ impl Redis {
             data: Vec::new(),
             stream: None,
             stream_base: 0,
+            backlog: usize::MAX,
             replicas: BTreeMap::new(),
             min_replicas: 0,
             narrow: false,
@@ -159,6 +208,9 @@ impl Redis {
             queue: VecDeque::new(),
             waiting: Vec::new(),
             marks: Vec::new(),
+            origin: 0,
+            saved: None,
+            served: (0, 0),
         }
     }
 
@@ -174,25 +226,61 @@ impl Redis {
     /// Started anew, sealed by its command line (S6), with `kept` of its writes. With an RDB that is replication id and
     /// offset too; an AOF keeps neither.
     pub fn reborn(&mut self, run: u64, replid: u64, kept: usize, rdb: bool, loading_until: Ns) {
+        let file = if rdb { self.file(kept) } else { Saved { kept, history: None } };
+        self.load(run, replid, file, loading_until);
+    }
+
+    /// What an RDB file with so many of its writes says.
+    fn file(&self, kept: usize) -> Saved {
+        let counted = kept.checked_sub(self.data.len() - self.marks.len()).filter(|_| self.has_history());
+        let history = counted.map(|counted| {
+            let offset = counted.checked_sub(1).map_or(self.origin, |last| self.marks[last]);
+            let former = self.replid2 != 0 && offset < self.second_offset;
+            (if former { self.replid2 } else { self.replid }, offset)
+        });
+        Saved { kept, history }
+    }
+
+    /// Started anew, sealed, from that file.
+    pub fn load(&mut self, run: u64, replid: u64, file: Saved, loading_until: Ns) {
         let old = std::mem::replace(self, Self::born(run, replid));
+        let before = old.data.len() - old.marks.len();
+        self.backlog = old.backlog;
         self.data = old.data;
-        let before = self.data.len() - old.marks.len();
-        self.data.truncate(kept);
-        if let Some(mark) = kept.checked_sub(before + 1).and_then(|index| old.marks.get(index))
-            && rdb
-        {
-            self.replid = old.replid;
+        self.data.truncate(file.kept);
+        if let Some((replid, offset)) = file.history {
+            (self.replid, self.offset) = (replid, offset);
+            self.marks = old.marks[..file.kept.saturating_sub(before)].to_vec();
+            self.origin = old.origin;
             self.resumable = true;
-            self.offset = *mark;
-            self.marks = old.marks[..kept - before].to_vec();
         }
+        self.saved = Some(file);
         self.loading_until = loading_until;
+    }
+
+    /// Whether an RDB file of it names a replication id.
+    fn has_history(&self) -> bool {
+        if self.upstream.is_none() { self.stream.is_some() } else { self.resumable }
+    }
+
+    /// `SAVE`: replication id and offset go along where it could continue from them.
+    pub fn save(&mut self) {
+        let history = self.has_history().then_some((self.replid, self.offset));
+        self.saved = Some(Saved { kept: self.data.len(), history });
+    }
+
+    /// An empty backlog that begins here.
+    pub fn new_stream(&mut self) {
+        self.stream_base = self.offset;
+        self.stream = Some(Vec::new());
     }
 
     /// A diskless load throws the old data away first.
     pub fn empty(&mut self) {
         self.data.clear();
         self.marks.clear();
+        self.resumable = false;
+        self.stream = None;
     }
 
     pub fn run_id(&self) -> RunId {
@@ -216,10 +304,21 @@ impl Redis {
 
     /// Whether a write would be accepted now.
     pub fn accepts(&self, now: Ns) -> bool {
-        self.ready(now)
-            && self.upstream.is_none()
-            && now >= self.paused_until
-            && self.good_replicas(now) >= self.min_replicas as usize
+        self.refuses(now).is_none()
+    }
+
+    /// Why a write would not be, in the order in which Redis looks.
+    pub fn refuses(&self, now: Ns) -> Option<Refusal> {
+        let few = self.upstream.is_none() && self.good_replicas(now) < self.min_replicas as usize;
+        match () {
+            () if !self.alive => Some(Refusal::Gone),
+            () if !self.answers(now) => Some(Refusal::Silent),
+            () if few => Some(Refusal::NoReplicas),
+            () if self.upstream.is_some() => Some(Refusal::ReadOnly),
+            () if !self.ready(now) => Some(Refusal::Loading),
+            () if now < self.paused_until => Some(Refusal::Held),
+            () => None,
+        }
     }
 
     /// Takes a write or a ping (0).
@@ -227,10 +326,23 @@ impl Redis {
         if let Some(stream) = &mut self.stream {
             stream.push(id);
             self.offset += 1;
+            let behind = self.replicas.values().filter(|replica| replica.online).map(|replica| replica.acked).min();
+            let needed =
+                behind.map_or(usize::MAX, |acked| usize::try_from(acked.saturating_sub(self.stream_base)).unwrap_or(0));
+            // What an attached replica has still to get is not thrown away.
+            let gone = stream.len().saturating_sub(self.backlog).min(needed);
+            stream.drain(..gone);
+            self.stream_base += gone as u64;
         }
-        if id != 0 {
-            self.data.push(id);
-            self.marks.push(self.offset);
+        if id == 0 {
+            return;
+        }
+        self.data.push(id);
+        self.marks.push(self.offset);
+        if self.stream.is_none() {
+            // It is in no history.
+            self.marks.clear();
+            self.origin = self.offset;
         }
     }
 
@@ -252,7 +364,9 @@ impl Redis {
             primary: self.upstream.is_none(),
             replid: replid_text(self.replid),
             replid2: replid_text(self.replid2),
+            second: (self.replid2 != 0).then_some(Offset(self.second_offset)),
             offset: Offset(self.offset),
+            backlog: self.stream.as_ref().map(|_| (Offset(self.stream_base + 1), 0)).unwrap_or_default(),
             upstream: self.upstream.map(|upstream| match upstream {
                 Upstream::Nowhere => "127.0.0.1:1".to_owned(),
                 Upstream::Host(host) => announce(host),
@@ -262,12 +376,21 @@ impl Redis {
             loading: now < self.loading_until,
             keys: self.data.len() as u64,
             replicas: self.replicas.iter().filter(known).map(row).collect(),
-            ..Info::default()
         }
     }
 
-    /// Executes a command of an agent. The caller looks after what it means for the others.
-    pub fn execute(&mut self, command: Command, rng: &mut Rng) {
+    /// Executes a command of an agent. The caller looks after what it means for the others. False: `LOADING` was the
+    /// answer to a `REPLICAOF`; the rest is done.
+    pub fn execute(&mut self, command: Command, now: Ns, rng: &mut Rng) -> bool {
+        if now < self.loading_until
+            && let Some(rest) = command.while_loading()
+        {
+            if command == (Command::Nowhere { close: true }) {
+                self.replicas.clear();
+            }
+            self.execute(rest, self.loading_until, rng);
+            return false;
+        }
         match command {
             Command::NoOne(min_replicas) => {
                 self.min_replicas = min_replicas;
@@ -281,11 +404,11 @@ impl Redis {
             }
             Command::Nowhere { close } => {
                 self.resumable |= self.upstream.is_none();
-                self.paused_until = 0;
                 self.upstream = Some(Upstream::Nowhere);
                 self.link = Link::Down;
                 self.waiting.clear();
                 if close {
+                    self.paused_until = 0;
                     self.replicas.clear();
                 }
             }
@@ -301,6 +424,14 @@ impl Redis {
             Command::Unpause => self.paused_until = 0,
             Command::Tune(min_replicas) => self.min_replicas = min_replicas,
         }
+        true
+    }
+
+    /// From here on offsets count: what it holds has none of its own.
+    pub fn begin_history(&mut self) {
+        self.new_stream();
+        self.marks.clear();
+        self.origin = self.offset;
     }
 
     /// Whether a replica that asks for `replid` from `offset` on is served from the backlog (PSYNC).

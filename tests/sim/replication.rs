@@ -1,7 +1,7 @@
 //! What passes between instances: attaching (partial or full), streaming, acknowledging, and clients that wait.
 
 use crate::events::Ev;
-use crate::redis::{Attached, Link, Upstream, Waiting};
+use crate::redis::{Attached, Link, Saved, Upstream, Waiting};
 use crate::trace::label;
 use crate::world::{MS, World, host_at};
 
@@ -57,7 +57,6 @@ impl World {
                 tr!(self, "redis {}: full resynchronisation cut midway", label(place));
                 if self.diskless {
                     self.insts[place].redis.empty();
-                    self.insts[place].redis.stream = None;
                 }
                 self.insts[place].redis.link = Link::Down;
             }
@@ -82,9 +81,7 @@ impl World {
             let fresh = self.rng.draw();
             let upstream = &mut self.insts[primary].redis;
             (upstream.replid, upstream.replid2, upstream.second_offset) = (fresh, 0, 0);
-            upstream.stream_base = upstream.offset;
-            upstream.stream = Some(Vec::new());
-            upstream.marks.clear();
+            upstream.begin_history();
         }
         self.connections += 1;
         let connection = self.connections;
@@ -101,20 +98,19 @@ impl World {
                 own.replicas.clear();
             }
             if own.stream.is_none() {
-                own.stream_base = own.offset;
-                own.stream = Some(Vec::new());
+                own.new_stream();
             }
             own.link = Link::Up;
+            self.insts[primary].redis.served.1 += 1;
             tr!(self, "redis {}: +CONTINUE from {} at offset {offset}", label(place), label(primary));
         } else {
             let until = now + self.rng.between(1, 600) * MS;
             self.insts[place].redis.link = Link::Syncing(until);
-            self.insts[place].redis.resumable = false;
-            self.insts[place].redis.replicas.clear();
             if self.diskless {
+                self.insts[place].redis.replicas.clear();
                 self.insts[place].redis.empty();
-                self.insts[place].redis.stream = None;
             }
+            self.insts[primary].redis.served.0 += 1;
             self.covered.full_syncs += 1;
             tr!(self, "redis {}: full resynchronisation from {}", label(place), label(primary));
         }
@@ -123,10 +119,11 @@ impl World {
     fn finish_sync(&mut self, place: usize, primary: usize) {
         let from = self.insts[primary].redis.clone();
         let own = &mut self.insts[place].redis;
-        (own.data, own.marks) = (from.data, Vec::new());
+        own.data = from.data;
         (own.replid, own.replid2, own.second_offset, own.offset) = (from.replid, 0, 0, from.offset);
-        own.stream_base = from.offset;
-        own.stream = Some(Vec::new());
+        own.begin_history();
+        own.saved = Some(Saved { kept: own.data.len(), history: Some((own.replid, own.offset)) });
+        own.replicas.clear();
         own.link = Link::Up;
         own.resumable = true;
         let (connection, offset) = (own.connection, own.offset);

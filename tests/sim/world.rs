@@ -216,6 +216,19 @@ impl World {
         world
     }
 
+    /// The instances alone: no agents, clients or pings.
+    pub fn instances_only(&mut self) {
+        self.queue.clear();
+        for host in &mut self.hosts {
+            host.agent = None;
+        }
+        for at in 0..self.insts.len() {
+            if self.insts[at].member {
+                self.at(MS, Ev::Pump(at));
+            }
+        }
+    }
+
     /// Puts an event `delay` from now.
     pub fn at(&mut self, delay: Ns, event: Ev) {
         self.sequence += 1;
