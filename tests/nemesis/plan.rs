@@ -70,11 +70,12 @@ pub const KINDS: [Kind; 21] = [
 ];
 
 impl Kind {
-    /// An instance may lose its memory by it. With no persistence, two such hosts at once lose what both held, and no
-    /// rule could keep it: the faults of one round that are of this sort hit one and the same host.
+    /// An instance may lose its memory by it: what answers nothing for long is taken for hung, and killed. With no
+    /// persistence, or an old snapshot, two such hosts at once lose what both held, and no rule could keep it: the faults
+    /// of one round that are of this sort hit one and the same host.
     pub fn takes_memory(self) -> bool {
-        use Kind::{DebugSleep, FreezeRedis, KillRedis, Leave, ReplaceHost, RestartHost, Script};
-        matches!(self, KillRedis | FreezeRedis | DebugSleep | Script | RestartHost | ReplaceHost | Leave)
+        use Kind::{ClientPause, DebugSleep, FreezeRedis, KillRedis, Leave, ReplaceHost, RestartHost, Script};
+        matches!(self, KillRedis | FreezeRedis | DebugSleep | ClientPause | Script | RestartHost | ReplaceHost | Leave)
     }
 
     /// It is done to an instance: a witness has none.
