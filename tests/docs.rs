@@ -53,7 +53,8 @@ fn every_file_that_a_document_names_is_there() {
     for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"] {
         for word in read(document).split(|letter: char| letter.is_whitespace() || "`(),:;|".contains(letter)) {
             let word = word.trim_end_matches('.');
-            let below = ["tests/", "src/", ".config/", ".ci/"].iter().any(|folder| word.starts_with(folder));
+            let below =
+                ["tests/", "src/", "packaging/", ".config/", ".ci/"].iter().any(|folder| word.starts_with(folder));
             let end = Path::new(word).extension().and_then(|end| end.to_str());
             if below || (!word.contains('/') && matches!(end, Some("md" | "sh"))) {
                 named += 1;
@@ -62,4 +63,23 @@ fn every_file_that_a_document_names_is_there() {
         }
     }
     assert!(named > 8, "only {named} files are named: is this test looking at the documents?");
+}
+
+/// Each sample is a config of a node that its own list of members has, and is warned of nothing but what is not built.
+#[test]
+fn the_samples_are_configs_that_the_reader_takes() {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(root().join("packaging/examples")).expect("the samples") {
+        let path = entry.expect("a sample").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&path).expect("a text");
+        assert!(text.starts_with("# "), "{name} says what it is for");
+        let (config, warnings) = mainstay::config::parse(&text, &name).unwrap_or_else(|faults| panic!("{faults}"));
+        assert!(warnings.is_empty(), "{name}: {warnings:?}");
+        assert_eq!(config.groups.is_empty(), name == "witness.toml", "{name}");
+        names.push(name);
+    }
+    names.sort();
+    let all = ["ipv6", "pair", "sentinel-only", "trio", "two-groups", "witness"].map(|name| format!("{name}.toml"));
+    assert_eq!(names, all);
 }
