@@ -365,6 +365,10 @@ impl World {
             return;
         }
         redis.hung_until = 0;
+        if self.rng.permille(500) {
+            self.drain(at);
+        }
+        let redis = &mut self.insts[at].redis;
         let mut queue: Vec<(u64, Order)> = redis.queue.drain(..).collect();
         self.queue_mutation(&mut queue);
         tr!(self, "instance {} goes on", label(at));

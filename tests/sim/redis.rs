@@ -5,9 +5,9 @@
 //! the writes it holds, so that "acknowledged and lost" can be read off exactly. One byte of offset is one write or ping.
 //! Between instances, see `replication.rs`; held to a real Redis, see `real/`.
 //!
-//! Left out on purpose: bytes within a command; that loading takes time after a full resynchronisation, too; that the
-//! backlog is trimmed block by block and freed after an hour without replicas; writes that wait in a frozen instance's
-//! sockets; `MISCONF` and all else that no agent causes or looks at.
+//! Left out on purpose: bytes within a command; that the backlog is trimmed block by block and freed after an hour without
+//! replicas; that an AOF still holds the old data until it is written anew after a full resynchronisation; clients' writes
+//! that wait in a frozen instance's sockets; `MISCONF` and all else that no agent causes or looks at.
 
 use crate::rng::Rng;
 use crate::world::{MS, Ns, group_at, host_at, place};
@@ -29,8 +29,17 @@ pub enum Upstream {
 pub enum Link {
     /// Not connected.
     Down,
-    /// A full resynchronisation, done at that time.
+    /// A full resynchronisation: the data are on their way until that time, and its own still there.
     Syncing(Ns),
+    /// It loads them in place of its own, until that time and whatever becomes of the connection.
+    Loading {
+        /// When it is done.
+        until: Ns,
+        /// The history that they belong to.
+        replid: u64,
+        /// Where in it.
+        offset: u64,
+    },
     /// Streaming.
     Up,
 }
@@ -40,6 +49,8 @@ pub enum Link {
 pub struct Attached {
     /// Tells this connection from the ones before.
     pub connection: u64,
+    /// The stream from here on is kept for it.
+    pub needs: u64,
     /// Whether it streams, as opposed to being synchronised.
     pub online: bool,
     /// The offset it acknowledged.
@@ -220,7 +231,29 @@ impl Redis {
         self.replicas.clear();
         self.queue.clear();
         self.waiting.clear();
+        if let Link::Loading { replid, offset, .. } = self.link {
+            // What was being loaded is in its file.
+            (self.replid, self.replid2, self.offset, self.resumable) = (replid, 0, offset, true);
+        }
         self.link = Link::Down;
+    }
+
+    /// A full resynchronisation is under way.
+    pub fn syncing(&self) -> bool {
+        matches!(self.link, Link::Syncing(_) | Link::Loading { .. })
+    }
+
+    /// What came takes the place of its own data.
+    pub fn begin_load(&mut self, from: &Self, until: Ns) {
+        self.data.clone_from(&from.data);
+        self.marks.clear();
+        self.origin = from.offset;
+        self.replicas.clear();
+        self.stream = None;
+        self.resumable = false;
+        self.saved = Some(Saved { kept: self.data.len(), history: Some((from.replid, from.offset)) });
+        self.link = Link::Loading { until, replid: from.replid, offset: from.offset };
+        self.loading_until = Ns::MAX;
     }
 
     /// Started anew, sealed by its command line (S6), with `kept` of its writes. With an RDB that is replication id and
@@ -326,13 +359,7 @@ impl Redis {
         if let Some(stream) = &mut self.stream {
             stream.push(id);
             self.offset += 1;
-            let behind = self.replicas.values().filter(|replica| replica.online).map(|replica| replica.acked).min();
-            let needed =
-                behind.map_or(usize::MAX, |acked| usize::try_from(acked.saturating_sub(self.stream_base)).unwrap_or(0));
-            // What an attached replica has still to get is not thrown away.
-            let gone = stream.len().saturating_sub(self.backlog).min(needed);
-            stream.drain(..gone);
-            self.stream_base += gone as u64;
+            self.trim();
         }
         if id == 0 {
             return;
@@ -344,6 +371,16 @@ impl Redis {
             self.marks.clear();
             self.origin = self.offset;
         }
+    }
+
+    /// Forgets what is beyond the backlog's size, but for what an attached replica has still to get.
+    pub fn trim(&mut self) {
+        let Some(stream) = &mut self.stream else { return };
+        let behind = self.replicas.values().map(|replica| replica.needs.max(replica.acked)).min();
+        let needed = behind.unwrap_or(u64::MAX).saturating_sub(self.stream_base);
+        let gone = stream.len().saturating_sub(self.backlog).min(usize::try_from(needed).unwrap_or(usize::MAX));
+        stream.drain(..gone);
+        self.stream_base += gone as u64;
     }
 
     /// What an answer to INFO says.
@@ -365,14 +402,15 @@ impl Redis {
             replid: replid_text(self.replid),
             replid2: replid_text(self.replid2),
             second: (self.replid2 != 0).then_some(Offset(self.second_offset)),
-            offset: Offset(self.offset),
+            // While it loads, its link has none yet.
+            offset: Offset(if matches!(self.link, Link::Loading { .. }) { 0 } else { self.offset }),
             backlog: self.stream.as_ref().map(|_| (Offset(self.stream_base + 1), 0)).unwrap_or_default(),
             upstream: self.upstream.map(|upstream| match upstream {
                 Upstream::Nowhere => "127.0.0.1:1".to_owned(),
                 Upstream::Host(host) => announce(host),
             }),
             link_up: self.link == Link::Up,
-            syncing: matches!(self.link, Link::Syncing(_)),
+            syncing: self.syncing(),
             loading: now < self.loading_until,
             keys: self.data.len() as u64,
             replicas: self.replicas.iter().filter(known).map(row).collect(),

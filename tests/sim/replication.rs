@@ -1,7 +1,7 @@
 //! What passes between instances: attaching (partial or full), streaming, acknowledging, and clients that wait.
 
 use crate::events::Ev;
-use crate::redis::{Attached, Link, Saved, Upstream, Waiting};
+use crate::redis::{Attached, Link, Upstream, Waiting};
 use crate::trace::label;
 use crate::world::{MS, World, host_at};
 
@@ -60,8 +60,12 @@ impl World {
                 }
                 self.insts[place].redis.link = Link::Down;
             }
-            Link::Syncing(until) if now >= until && reach => self.finish_sync(place, primary),
+            Link::Syncing(until) if now >= until && reach => self.begin_load(place, primary),
             Link::Syncing(_) => {}
+            Link::Loading { until, replid, offset } if now >= until => {
+                self.finish_sync(place, (replid, offset), Some(primary).filter(|_| known && reach));
+            }
+            Link::Loading { .. } => {}
             Link::Up if !known && (reach || !self.insts[primary].redis.alive) => {
                 self.insts[place].redis.link = Link::Down;
             }
@@ -83,11 +87,14 @@ impl World {
             (upstream.replid, upstream.replid2, upstream.second_offset) = (fresh, 0, 0);
             upstream.begin_history();
         }
+        self.insts[primary].redis.trim();
         self.connections += 1;
         let connection = self.connections;
         let (replid, offset) = (self.insts[place].redis.replid, self.insts[place].redis.offset);
         let partial = self.insts[place].redis.resumable && self.insts[primary].redis.continues(replid, offset);
-        let attached = Attached { connection, online: partial, acked: if partial { offset } else { 0 }, acked_at: now };
+        let needs = if partial { offset } else { self.insts[primary].redis.offset };
+        let attached =
+            Attached { connection, needs, online: partial, acked: if partial { offset } else { 0 }, acked_at: now };
         self.insts[primary].redis.replicas.insert(place, attached);
         self.insts[place].redis.connection = connection;
         if partial {
@@ -116,23 +123,44 @@ impl World {
         }
     }
 
-    fn finish_sync(&mut self, place: usize, primary: usize) {
-        let from = self.insts[primary].redis.clone();
+    /// All has come. A diskless load is over at the same moment.
+    fn begin_load(&mut self, place: usize, primary: usize) {
+        let time = if self.diskless { 0 } else { self.rng.below(300) * MS };
+        let (from, until) = (self.insts[primary].redis.clone(), self.now + time);
+        if let Some(attached) = self.insts[primary].redis.replicas.get_mut(&place) {
+            attached.needs = from.offset;
+        }
+        self.insts[place].redis.begin_load(&from, until);
+        tr!(self, "redis {}: loads what came, of offset {}", label(place), from.offset);
+    }
+
+    /// It has the data; the connection they came on may be gone.
+    fn finish_sync(&mut self, place: usize, history: (u64, u64), primary: Option<usize>) {
         let own = &mut self.insts[place].redis;
-        own.data = from.data;
-        (own.replid, own.replid2, own.second_offset, own.offset) = (from.replid, 0, 0, from.offset);
+        (own.replid, own.offset) = history;
+        (own.replid2, own.second_offset) = (0, 0);
         own.begin_history();
-        own.saved = Some(Saved { kept: own.data.len(), history: Some((own.replid, own.offset)) });
-        own.replicas.clear();
-        own.link = Link::Up;
+        own.loading_until = 0;
+        own.link = if primary.is_some() { Link::Up } else { Link::Down };
         own.resumable = true;
         let (connection, offset) = (own.connection, own.offset);
         tr!(self, "redis {}: full resynchronisation done at offset {offset}", label(place));
+        let Some(primary) = primary else { return };
         if let Some(attached) = self.insts[primary].redis.replicas.get_mut(&place) {
             attached.online = true;
             attached.acked_at = self.now;
         }
         self.acknowledge(place, primary, connection, offset);
+    }
+
+    /// It reads what came over its link before anything else.
+    pub fn drain(&mut self, place: usize) {
+        let redis = &self.insts[place].redis;
+        let (Link::Up, Some(Upstream::Host(primary))) = (redis.link, redis.upstream) else { return };
+        let attached = self.insts.get(primary).and_then(|inst| inst.redis.replicas.get(&place));
+        if attached.is_some_and(|attached| attached.connection == redis.connection) && self.net.both(place, primary) {
+            self.stream(place, primary);
+        }
     }
 
     fn stream(&mut self, place: usize, primary: usize) {
@@ -168,6 +196,7 @@ impl World {
         let Some(attached) = redis.replicas.get_mut(&replica).filter(|a| a.connection == connection) else { return };
         attached.acked = attached.acked.max(offset);
         attached.acked_at = now;
+        redis.trim();
         let holding = |waiting: &Waiting| {
             redis.replicas.values().filter(|a| a.online && a.acked >= waiting.offset).count() >= waiting.need
         };

@@ -2,7 +2,7 @@
 
 use crate::events::{Ev, Input};
 use crate::mutation::Mutation;
-use crate::redis::{Command, Link, place_of};
+use crate::redis::{Command, place_of};
 use crate::trace::label;
 use crate::world::{LEASE, MS, Ns, World, group_at, host_at};
 use mainstay::cluster::{Epoch, RunId, Why};
@@ -123,7 +123,7 @@ impl World {
             if known.is_some_and(|known| known != redis.run_id()) {
                 return Some(Outcome::Dead);
             }
-            let busy = self.now < redis.loading_until || matches!(redis.link, Link::Syncing(_));
+            let busy = self.now < redis.loading_until || redis.syncing();
             if busy && self.now >= redis.hung_until {
                 self.violate("loading-is-alive", format!("{} is killed while it loads", label(at)));
             }
@@ -186,7 +186,7 @@ impl World {
     /// Detaches, in one transaction with the look at what was under way.
     fn seal_step(&mut self, at: usize, running: &mut Running, fence: Option<Why>) -> Option<Outcome> {
         if running.step == 0 {
-            running.clean &= !matches!(self.insts[at].redis.link, Link::Syncing(_));
+            running.clean &= !self.insts[at].redis.syncing();
             let idle = self.is_stranger(at) && running.epoch == Epoch(0);
             if (self.mutation == Some(Mutation::SealsWithoutDetaching) || idle) && fence.is_none() {
                 running.step = 1;
@@ -279,7 +279,7 @@ impl World {
             && !running.sent
             && let Some(command) = command
         {
-            running.clean &= !matches!(self.insts[at].redis.link, Link::Syncing(_));
+            running.clean &= !self.insts[at].redis.syncing();
             self.command(at, running.number, command);
             running.sent = true;
         }

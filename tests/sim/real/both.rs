@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 /// A replica tries again once a second, an AOF is written anew after a full resynchronisation: on a loaded machine the
@@ -37,7 +38,9 @@ pub struct Tally {
     pub steps: u64,
     pub full_syncs: u64,
     pub partial_syncs: u64,
+    /// Met during the transfer, and during the load.
     pub cut_syncs: u64,
+    pub cut_loads: u64,
     pub slow_loads: u64,
     pub waits: BTreeMap<bool, u64>,
     pub answers: BTreeMap<String, u64>,
@@ -50,6 +53,7 @@ impl Tally {
         self.full_syncs += other.full_syncs;
         self.partial_syncs += other.partial_syncs;
         self.cut_syncs += other.cut_syncs;
+        self.cut_loads += other.cut_loads;
         self.slow_loads += other.slow_loads;
         other.waits.iter().for_each(|(kind, count)| *self.waits.entry(*kind).or_default() += count);
         other.answers.iter().for_each(|(kind, count)| *self.answers.entry(kind.clone()).or_default() += count);
@@ -57,7 +61,8 @@ impl Tally {
 
     fn note(&mut self, op: Op, step: &Step) {
         self.steps += u64::from(!step.answers.is_empty());
-        self.cut_syncs += u64::from(step.met && matches!(op, Op::CutSync { .. }));
+        self.cut_syncs += u64::from(step.met && matches!(op, Op::CutSync { load: false, .. }));
+        self.cut_loads += u64::from(step.met && matches!(op, Op::CutSync { load: true, .. }));
         self.slow_loads += u64::from(step.met && matches!(op, Op::Load(..)));
         for answer in &step.answers {
             match answer {
@@ -77,17 +82,22 @@ impl Tally {
             let kind = format!("{:?}", Answer::Refused(refusal));
             assert!(self.answers.contains_key(&kind), "no command was answered so: {kind}");
         }
-        let rare = [self.full_syncs, self.partial_syncs, self.cut_syncs, self.slow_loads];
+        let rare = [self.full_syncs, self.partial_syncs, self.cut_syncs, self.cut_loads, self.slow_loads];
         assert!(rare.iter().all(|count| *count > 0) && self.waits.len() == 2, "something never came about: {self:?}");
     }
 }
 
 /// One sequence.
 pub fn run(seed: u64, print: bool) -> Run {
+    run_with(&mut Model::new(seed, plan(seed).keep), seed, print)
+}
+
+/// One sequence on that model.
+pub fn run_with(model: &mut Model, seed: u64, print: bool) -> Run {
     let mut run = Run::default();
     run.tally.sequences = 1;
     let mut story = String::new();
-    if let Err(why) = compare(seed, print, &mut run.tally, &mut story) {
+    if let Err(why) = compare(model, seed, print, &mut run.tally, &mut story) {
         run.mismatch = Some(format!(
             "seed {seed}: {why}\n{story}replay: MAINSTAY_SIM_REAL_SEED={seed} cargo nextest run \
              --manifest-path tests/sim/Cargo.toml --target-dir target/simulator --no-capture redis_is_as_the_model_has_it"
@@ -96,10 +106,9 @@ pub fn run(seed: u64, print: bool) -> Run {
     run
 }
 
-fn compare(seed: u64, print: bool, tally: &mut Tally, story: &mut String) -> Result<(), String> {
+fn compare(model: &mut Model, seed: u64, print: bool, tally: &mut Tally, story: &mut String) -> Result<(), String> {
     let plan = plan(seed);
-    let mut model = Model::new(seed, plan.keep);
-    let mut real = Real::start(seed, plan.keep).map_err(|error| error.to_string())?;
+    let mut real = Real::start(plan.keep).map_err(|error| error.to_string())?;
     for (number, op) in plan.ops.iter().enumerate() {
         let before = model.looks();
         let expected = model.step(*op);
@@ -160,10 +169,11 @@ struct Real {
 }
 
 impl Real {
-    fn start(seed: u64, keep: [Keep; INSTANCES]) -> io::Result<Self> {
+    fn start(keep: [Keep; INSTANCES]) -> io::Result<Self> {
         // A loopback address of its own for every sequence of every process: any port is free there.
         let [.., high, low] = std::process::id().to_be_bytes();
-        let ip = Ipv4Addr::new(127, 64 + high % 128, low, u8::try_from(seed % 250).unwrap_or(0) + 1);
+        static NEXT: AtomicU8 = AtomicU8::new(0);
+        let ip = Ipv4Addr::new(127, 64 + high % 128, low, NEXT.fetch_add(1, Ordering::Relaxed) % 250 + 1);
         let servers = (0u16..).zip(keep).map(|(number, keep)| Server::start(ip, number, keep == Keep::Aof));
         Ok(Self { servers: servers.collect::<io::Result<_>>()?, kin: Default::default(), waiting: None })
     }
@@ -209,7 +219,7 @@ impl Real {
             Op::CutLinks(at) => drop(self.servers[at].ask(&["CLIENT", "KILL", "TYPE", "replica"])?),
             Op::Pause(at) => self.done(at, &["CLIENT", "PAUSE", "1000000", "WRITE"])?,
             Op::Unpause(at) => self.done(at, &["CLIENT", "UNPAUSE"])?,
-            Op::CutSync { at, to, cut } => return self.cut_sync(at, to, cut, expected),
+            Op::CutSync { at, to, load, cut } => return self.cut_sync(at, to, (load, cut), expected),
         }
         Ok(vec![Answer::Done])
     }
@@ -332,7 +342,7 @@ impl Real {
         Ok(answers)
     }
 
-    fn cut_sync(&mut self, at: usize, to: usize, cut: Cut, expected: &Step) -> io::Result<Vec<Answer>> {
+    fn cut_sync(&mut self, at: usize, to: usize, (load, cut): (bool, Cut), expected: &Step) -> io::Result<Vec<Answer>> {
         if !expected.met {
             return Ok(vec![self.order(at, Order::Follow(to))?]);
         }
@@ -340,18 +350,24 @@ impl Real {
             Reply::Number(keys) => keys.max(1),
             _ => 1,
         };
-        // A transfer of three seconds, on any machine long enough for what follows.
+        // Three seconds, on any machine long enough for what follows.
+        let (slow, setting, sign) = match load {
+            true => (at, "key-load-delay", "loading"),
+            false => (to, "rdb-key-save-delay", "master_sync_in_progress"),
+        };
         let delay = (3_000_000 / keys).to_string();
-        self.done(to, &["CONFIG", "SET", "rdb-key-save-delay", &delay])?;
+        self.done(slow, &["CONFIG", "SET", setting, &delay])?;
         let mut answers = vec![self.order(at, Order::Follow(to))?];
         let end = Instant::now() + QUIET;
-        while self.servers[at].info()?.get("master_sync_in_progress").map(String::as_str) != Some("1") {
+        while self.servers[at].info()?.get(sign).map(String::as_str) != Some("1") {
             if Instant::now() > end {
                 return Err(io::Error::other("no full resynchronisation begins"));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        self.done(to, &["CONFIG", "SET", "rdb-key-save-delay", "0"])?;
+        if !load {
+            self.done(slow, &["CONFIG", "SET", setting, "0"])?;
+        }
         answers.push(match cut {
             Cut::Replica(order) => self.order(at, order)?,
             Cut::Primary(order) => self.order(to, order)?,
@@ -364,6 +380,9 @@ impl Real {
                 Answer::Done
             }
         });
+        if load && self.servers[at].runs() {
+            self.done(slow, &["CONFIG", "SET", setting, "0"])?;
+        }
         Ok(answers)
     }
 

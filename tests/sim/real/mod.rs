@@ -16,15 +16,30 @@ mod plan;
 mod server;
 
 use crate::setting;
-use both::run;
+use both::{run, run_with};
+use model::Model;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// Sequences at a time: they wait most of the time.
 const AT_ONCE: usize = 8;
+/// A sequence with a burst that no backlog holds.
+const FLAWED: u64 = 16;
 /// Sequences that the test command runs.
 const SEQUENCES: u64 = 24;
+
+/// The comparison can fail: on a model whose backlogs hold everything, at the instance that would have to be synchronised
+/// in full.
+#[test]
+fn a_flaw_of_the_model_is_seen() {
+    let mut model = Model::new(FLAWED, plan::plan(FLAWED).keep);
+    for inst in &mut model.world.insts {
+        inst.redis.backlog = usize::MAX;
+    }
+    let mismatch = run_with(&mut model, FLAWED, false).mismatch.unwrap_or_default();
+    assert!(mismatch.contains("! r0 model: primary;") && mismatch.contains("served 3 full"), "{mismatch}");
+}
 
 #[test]
 fn redis_is_as_the_model_has_it() {

@@ -118,7 +118,7 @@ impl Model {
                 self.world.command(at, 0, Command::Unpause);
                 Step::done()
             }
-            Op::CutSync { at, to, cut } if self.ready(at) && self.ready(to) => self.cut_sync(at, to, cut),
+            Op::CutSync { at, to, load, cut } if self.ready(at) && self.ready(to) => self.cut_sync(at, to, load, cut),
             _ => Step::default(),
         }
     }
@@ -147,8 +147,8 @@ impl Model {
         Step { answers, first, met: false }
     }
 
-    /// What its primary sent comes first: a command's connection has yet to be accepted. (In a simulation the command
-    /// may also come first.)
+    /// What its primary sent comes first: a command's connection has yet to be accepted. (In the simulation it may be the
+    /// other way round, as with a connection that was there before.)
     fn resume(&mut self, at: usize) {
         let queue = std::mem::take(&mut self.redis(at).queue);
         self.redis(at).hung_until = 0;
@@ -240,9 +240,12 @@ impl Model {
         Step { answers, first: 0, met: true }
     }
 
-    fn cut_sync(&mut self, at: usize, to: usize, cut: Cut) -> Step {
+    fn cut_sync(&mut self, at: usize, to: usize, load: bool, cut: Cut) -> Step {
         let Some(followed) = self.order(at, Order::Follow(to)) else { return Step::default() };
-        let nothing = self.redis(to).data.is_empty() || self.redis(at).link != Link::Down;
+        let least = if load { SLOW_KEYS } else { 1 };
+        // An AOF still holds what was there before the load.
+        let old = load && cut == Cut::KillReplica && self.keep[at] == Keep::Aof;
+        let nothing = old || self.redis(to).data.len() < least || self.redis(at).link != Link::Down;
         for _ in 0..2500 {
             if nothing || self.redis(at).link != Link::Down {
                 break;
@@ -253,7 +256,13 @@ impl Model {
         if nothing || !matches!(self.redis(at).link, Link::Syncing(_)) {
             return step;
         }
-        self.redis(at).link = Link::Syncing(FOREVER);
+        self.redis(at).link = Link::Syncing(if load { 0 } else { FOREVER });
+        if load {
+            while matches!(self.redis(at).link, Link::Syncing(_)) {
+                self.pass(MS);
+            }
+            self.hold_load(at, FOREVER);
+        }
         let answer = match cut {
             Cut::Replica(order) => self.order(at, order),
             Cut::Primary(order) => self.order(to, order),
@@ -270,7 +279,14 @@ impl Model {
         if self.redis(at).link == Link::Syncing(FOREVER) {
             self.redis(at).link = Link::Syncing(0);
         }
+        self.hold_load(at, 0);
         step
+    }
+
+    fn hold_load(&mut self, at: usize, time: Ns) {
+        if let Link::Loading { until, .. } = &mut self.redis(at).link {
+            *until = time;
+        }
     }
 
     fn kill(&mut self, at: usize) -> Answer {

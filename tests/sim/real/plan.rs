@@ -84,6 +84,8 @@ pub enum Op {
     CutSync {
         at: usize,
         to: usize,
+        /// It comes when the data are being loaded, not on their way.
+        load: bool,
         cut: Cut,
     },
 }
@@ -112,7 +114,7 @@ pub fn plan(seed: u64) -> Plan {
         ops.insert(1, Op::Write { at: 0, count: 2, wait: false });
     }
     let mut few = 4;
-    if seed % 8 == 3 || rng.permille(300) {
+    if matches!(seed % 8, 3..=4) || rng.permille(300) {
         // Enough for a restart to take its time.
         ops.extend([Op::Write { at: 0, count: BURST, wait: false }, Op::Save(1), Op::Save(rng.index(INSTANCES))]);
         few = 0;
@@ -157,7 +159,8 @@ fn theme(seed: u64, rng: &mut Rng, ops: &mut Vec<Op>) {
         3 => ops.extend([Op::Kill(1), Op::Load(1, order(rng, 1))]),
         4 => {
             let cut = cut(rng, 2, 0);
-            ops.extend([Op::Kill(2), Op::Restart { at: 2, empty: true }, Op::CutSync { at: 2, to: 0, cut }]);
+            ops.extend([Op::Kill(2), Op::Restart { at: 2, empty: true }]);
+            ops.push(Op::CutSync { at: 2, to: 0, load: seed % 16 == 4, cut });
         }
         _ => {}
     }
@@ -227,7 +230,7 @@ fn any(rng: &mut Rng, few: &mut usize) -> Op {
         35 => Op::Unpause(at),
         _ => {
             let to = other(rng, at);
-            Op::CutSync { at, to, cut: cut(rng, at, to) }
+            Op::CutSync { at, to, load: rng.permille(500), cut: cut(rng, at, to) }
         }
     }
 }
