@@ -87,6 +87,7 @@ mod tests {
             successor: id,
             run_id: run_id.clone(),
             start: Offset(0),
+            data: None,
             guarantee: Guarantee::Fresh,
             at_unix_ms: 0,
         };

@@ -1,7 +1,7 @@
 //! Tells what changed: a line per change of reason, of primary, of leader, and the one line for `systemctl status`.
 
-use crate::cluster::{Epoch, Group, GroupName, Guarantee, Lost, NodeId, Phase, Version};
-use crate::decide::{Decision, Reason, backlog_text, ground_text};
+use crate::cluster::{Epoch, Group, GroupName, Lost, NodeId, Phase, Version};
+use crate::decide::{Decision, Reason, backlog_text, change_text, vacant_text};
 use crate::view::{Posture, View, loss_text};
 use std::collections::BTreeMap;
 
@@ -113,9 +113,7 @@ impl Narrator {
             if let Phase::Sealing { next, why, .. } = group.phase
                 && self.sealing.insert(name.clone(), next) != Some(next)
             {
-                let cause = Reason::Fencing(why).to_string();
-                let cause = cause.trim_start_matches("fencing: ").to_owned();
-                tracing::warn!(group = %name, epoch = %next, message_id = GROUP_SEALED, "the primary's place is vacant: {cause}");
+                tracing::warn!(group = %name, epoch = %next, message_id = GROUP_SEALED, "{}", vacant_text(why));
             }
             self.tell_losses(view, name, group);
             if group.epoch == Epoch(0) || self.epochs.get(name) == Some(&group.epoch) {
@@ -123,10 +121,9 @@ impl Narrator {
             }
             self.epochs.insert(name.clone(), group.epoch);
             if let Some(change) = group.history.back() {
-                let to = view.name_of(change.to);
-                let from = change.from.map_or_else(|| "nobody".to_owned(), |from| view.name_of(from));
-                let guarantee = guarantee_text(change.guarantee);
-                tracing::info!(group = %name, epoch = %group.epoch, message_id = CHANGE_OF_PRIMARY, "primary is {to}, before it {from}; {guarantee}");
+                let (from, to) = (change.from.map(|from| view.name_of(from)), view.name_of(change.to));
+                let text = change_text(from.as_deref(), &to, change.guarantee);
+                tracing::info!(group = %name, epoch = %group.epoch, message_id = CHANGE_OF_PRIMARY, "{text}");
             }
         }
     }
@@ -173,18 +170,4 @@ impl Narrator {
         };
         format!("{}; {leader}", parts.join("; "))
     }
-}
-
-/// What held for acknowledged writes, in words (S5).
-pub(crate) fn guarantee_text(guarantee: Guarantee) -> String {
-    let text = match guarantee {
-        Guarantee::Fresh => "first promotion",
-        Guarantee::Kept => "every write that a write quorum held is kept",
-        Guarantee::BestReached => {
-            "the best data that could be reached was taken; writes held only by unreachable instances may be lost"
-        }
-        Guarantee::ColdStart(ground) => return format!("chosen after a cold start: {}", ground_text(ground)),
-        Guarantee::Forced => "forced by an operator; acknowledged writes may be lost",
-    };
-    text.to_owned()
 }

@@ -373,7 +373,7 @@ impl Group {
     }
 
     fn promote(&mut self, change: &GroupCommand) -> Outcome {
-        let GroupCommand::Promote { successor, run_id, start, guarantee, at_unix_ms } = change else {
+        let GroupCommand::Promote { successor, run_id, start, data, guarantee, at_unix_ms } = change else {
             return Err(Rejection::Nothing);
         };
         let Phase::Sealing { next, why, .. } = self.phase else {
@@ -397,7 +397,7 @@ impl Group {
         self.epoch = next;
         self.phase = Phase::Stable;
         self.forced = None;
-        let begun = Start { successor: *successor, run_id: run_id.clone(), offset: *start };
+        let begun = Start { successor: *successor, run_id: run_id.clone(), offset: *start, data: *data };
         self.starts.insert(next, begun);
         while self.starts.len() > START_LIMIT {
             self.starts.pop_first();

@@ -118,6 +118,8 @@ pub enum GroupCommand {
         run_id: RunId,
         /// The offset its sealed report gave.
         start: Offset,
+        /// The epoch of its data, as far as lineage or replication history prove it.
+        data: Option<Epoch>,
         /// What holds for acknowledged writes.
         guarantee: Guarantee,
         /// Leader's wall clock, ms since 1970; for people only.

@@ -273,6 +273,8 @@ pub struct Start {
     pub run_id: RunId,
     /// Data below this offset still belongs to an earlier epoch (S4).
     pub offset: Offset,
+    /// Which one, as far as that is proved: with an earlier one than the epoch before, that epoch's data is not in it.
+    pub data: Option<Epoch>,
 }
 
 /// One change of primary.

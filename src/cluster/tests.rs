@@ -55,6 +55,7 @@ fn promotion(successor: u64) -> GroupCommand {
         successor: NodeId(successor),
         run_id: RunId(format!("run{successor}")),
         start: Offset(10),
+        data: None,
         guarantee: Guarantee::Kept,
         at_unix_ms: 7,
     }

@@ -24,6 +24,8 @@ pub struct Chosen {
     pub run_id: RunId,
     /// Its final offset.
     pub offset: Offset,
+    /// The epoch of its data, as far as that is proved.
+    pub data: Option<Epoch>,
     /// What holds for acknowledged writes.
     pub guarantee: Guarantee,
 }
@@ -77,7 +79,9 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     let Phase::Sealing { why, to, .. } = group.phase else { return Choice::Wait(Reason::Serving) };
     let need = group.reports_needed();
     let waited = view.now.since(seat.sealing_at) >= view.lease();
-    if all.len() < need && (group.durability == Durability::Quorum || !waited) {
+    let data = |report: &Report| (report.lineage, report.offset);
+    let incumbent = incumbent(group, all).map(data);
+    if all.len() < need && incumbent.is_none() && (group.durability == Durability::Quorum || !waited) {
         return Choice::Wait(Reason::AwaitingProof { have: all.len(), need });
     }
     // A planned change waits for the node it was planned for, as long as for the proof.
@@ -93,7 +97,6 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     let hurry = stopping && waited && group.durability == Durability::Available;
     let latest = |of: &[(NodeId, &Report)]| of.iter().map(|(_, report)| report.lineage).max();
     let good = !stopping || latest(&others) == latest(all);
-    let data = |report: &Report| (report.lineage, report.offset);
     let priority = |node: NodeId| group.members.get(&node).map_or(0, |member| member.priority);
     let most = |of: &[(NodeId, &Report)]| {
         of.iter().filter(|(node, _)| priority(*node) > 0).map(|(_, report)| data(report)).max()
@@ -110,16 +113,26 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     // Where one of priority 0 holds more, that counts as if it had not reported: a write beyond the successor's data is
     // on it and on those that said nothing, and they must be fewer than W.
     let have = all.iter().filter(|(_, other)| data(other) <= data(report)).count();
-    if have < need && group.durability == Durability::Quorum {
+    let all_there = incumbent.is_some_and(|own| own <= data(report));
+    if have < need && !all_there && group.durability == Durability::Quorum {
         return Choice::Wait(Reason::AwaitingProof { have, need });
     }
-    let proved = have >= group.reports_to_say_kept();
+    let proved = all_there || have >= group.reports_to_say_kept();
     let guarantee = if proved { Guarantee::Kept } else { Guarantee::BestReached };
     Choice::Promote(chosen(*node, report, guarantee))
 }
 
+/// The primary of the epoch, if it is still the very process and its data the epoch's: whatever was acknowledged was
+/// acknowledged by it, so that its report alone proves what the others together would (S5).
+fn incumbent<'a>(group: &Group, all: &[(NodeId, &'a Report)]) -> Option<&'a Report> {
+    let primary = group.primary.as_ref()?;
+    let own = all.iter().find(|(node, report)| *node == primary.node && report.run_id == primary.run_id);
+    own.map(|(_, report)| *report).filter(|report| report.lineage == Some(group.epoch))
+}
+
 pub(super) fn chosen(node: NodeId, report: &Report, guarantee: Guarantee) -> Chosen {
-    Chosen { node, run_id: report.run_id.clone(), offset: report.offset, guarantee }
+    let data = report.lineage.or(report.evidence.history);
+    Chosen { node, run_id: report.run_id.clone(), offset: report.offset, data, guarantee }
 }
 
 /// The durable seal of a guardian as known here; this node's own counts once it is on disk.

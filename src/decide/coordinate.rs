@@ -142,6 +142,7 @@ fn promote(view: &View, name: &GroupName, group: &Group, seat: &Seat, decision: 
             successor: chosen.node,
             run_id: chosen.run_id,
             start: chosen.offset,
+            data: chosen.data,
             guarantee: chosen.guarantee,
             at_unix_ms: view.unix_ms,
         }),

@@ -18,7 +18,7 @@ mod talk;
 
 pub use choose::{Choice, Chosen, choose};
 pub use cold::ground_text;
-pub use reason::{Reason, why_text};
+pub use reason::{Reason, change_text, vacant_text, why_text};
 pub use talk::backlog_text;
 
 use crate::cluster::{Command, Diverged, Durability, Epoch, GroupIntro, GroupName, Local, NodeId, RunId, Why};

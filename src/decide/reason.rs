@@ -1,6 +1,7 @@
 //! Why things are as they are: shared by log, status, explain and tests, so that all say the same.
 
-use crate::cluster::{Epoch, Why};
+use super::cold::ground_text;
+use crate::cluster::{Epoch, Guarantee, Why};
 use std::fmt;
 
 /// One sentence about one group.
@@ -98,6 +99,8 @@ pub enum Reason {
     SealingRemotely,
 }
 
+const BARRED: &str = "nobody may be promoted: every candidate has priority 0; to take another one's data: `mainstay failover --force --to NODE`";
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -163,7 +166,7 @@ impl fmt::Display for Reason {
             Self::AwaitingRestart(who) => {
                 write!(f, "waiting for the agent of {who}, which holds the best data and is being stopped")
             }
-            Self::NobodyPromotable => write!(f, "nobody may be promoted: every candidate has priority 0"),
+            Self::NobodyPromotable => f.write_str(BARRED),
             Self::SealingRemotely => write!(f, "sealing the silent primary's instance over the network"),
         }
     }
@@ -183,4 +186,28 @@ pub fn why_text(why: Why) -> &'static str {
         Why::Shutdown => "the primary's agent was stopped",
         Why::InstanceFailed => "the primary's instance could not be commanded",
     }
+}
+
+/// The event of a group that is being sealed.
+pub fn vacant_text(why: Why) -> String {
+    format!("the primary's place is vacant: {}", why_text(why))
+}
+
+/// The event of a change of primary.
+pub fn change_text(from: Option<&str>, to: &str, guarantee: Guarantee) -> String {
+    format!("primary is {to}, before it {}; {}", from.unwrap_or("nobody"), guarantee_text(guarantee))
+}
+
+/// What held for acknowledged writes, in words (S5).
+fn guarantee_text(guarantee: Guarantee) -> String {
+    let text = match guarantee {
+        Guarantee::Fresh => "first promotion",
+        Guarantee::Kept => "every write that a write quorum held is kept",
+        Guarantee::BestReached => {
+            "the best data that could be reached was taken; writes held only by unreachable instances may be lost"
+        }
+        Guarantee::ColdStart(ground) => return format!("chosen after a cold start: {}", ground_text(ground)),
+        Guarantee::Forced => "forced by an operator; acknowledged writes may be lost",
+    };
+    text.to_owned()
 }

@@ -42,6 +42,7 @@ fn promotion(successor: u64) -> GroupCommand {
         successor: NodeId(successor),
         run_id: RunId(format!("run{successor}")),
         start: Offset(100),
+        data: None,
         guarantee: Guarantee::Kept,
         at_unix_ms: 0,
     }

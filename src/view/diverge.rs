@@ -7,7 +7,7 @@
 use super::View;
 use super::event::{Info, Serving};
 use super::seat::{Condition, Posture, Seat};
-use crate::cluster::{Diverged, Group, GroupCommand, GroupName, LocalGroup, Lost, Offset, Phase, RunId};
+use crate::cluster::{Diverged, Epoch, Group, GroupCommand, GroupName, LocalGroup, Lost, Offset, Phase, RunId};
 
 /// What the group's data lacks of an instance's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,24 +66,25 @@ impl View {
         let local = self.local.groups.get(name).cloned().unwrap_or_default();
         let attached = local.attached.as_ref();
         let here = attached.is_some_and(|known| known.run_id == info.run_id && known.epoch == group.epoch);
-        // Half replaced by a full resynchronisation, it has no data of its own any more.
-        if here || local.voided.as_ref() == Some(&info.run_id) {
+        // One that a full resynchronisation was to replace, in an earlier epoch, is judged anew: the old data stays until
+        // the new has come whole.
+        if here {
             return;
         }
-        let mut lack = lacking(group, &local, &info, offset, &serving);
-        let same =
-            |known: &&Diverged| (&known.run_id, &known.replid, known.offset) == (&info.run_id, &info.replid, offset);
+        let lack = lacking(group, &local, &info, offset, &serving);
+        // The same data, in another process perhaps that found it on its disk.
+        let same = |known: &&Diverged| known.replid == info.replid && known.offset == offset;
         let known = local.diverged.as_ref().filter(same);
-        if known.is_some_and(|known| known.epoch == group.epoch) {
+        if known.is_some_and(|known| known.epoch == group.epoch && known.run_id == info.run_id) {
             return;
         }
-        if let (Some(known), Lack::Nothing) = (known, lack) {
-            lack = known.bytes.map_or(Lack::Unknown, Lack::Bytes);
-        }
-        let bytes = match lack {
-            Lack::Nothing => return,
-            Lack::Bytes(bytes) => Some(bytes),
-            Lack::Unknown => None,
+        // What an earlier epoch lacked of the same data a later one does not bring back.
+        let before = known.map(|known| known.bytes);
+        let bytes = match (lack, before) {
+            (Lack::Nothing, None) => return,
+            (Lack::Unknown, _) | (_, Some(None)) => None,
+            (Lack::Nothing, Some(before)) => before,
+            (Lack::Bytes(bytes), before) => Some(before.flatten().map_or(bytes, |before| before.max(bytes))),
         };
         let wanted = self.quarantine.contains(name).then(|| file_name(name, group, self.unix_ms));
         let record = Diverged {
@@ -149,26 +150,35 @@ fn lacking(group: &Group, local: &LocalGroup, info: &Info, offset: Offset, servi
     }
     let unknown = if info.keys == 0 { Lack::Nothing } else { Lack::Unknown };
     let Some(attached) = &local.attached else { return unknown };
-    let first = if info.replid == attached.replid {
-        attached.epoch.next()
+    let home = if info.replid == attached.replid {
+        attached.epoch
     } else if info.replid == attached.from {
         // It was to follow that epoch's primary and never did.
-        attached.epoch
+        Epoch(attached.epoch.0.saturating_sub(1))
     } else if attached.epoch == group.epoch {
         // It followed this very primary; an AOF keeps the data and not its history.
         return Lack::Nothing;
     } else {
         return unknown;
     };
-    if first > group.epoch {
+    if home >= group.epoch {
         return Lack::Nothing;
     }
-    if !group.starts.contains_key(&first) {
-        return unknown;
+    branch(group, home).map_or(unknown, beyond)
+}
+
+/// Up to where the data of an epoch is the group's too. Each epoch goes on from the data of an earlier one, not always of
+/// the one before it: what both go back to ends at the earliest start on the way. None where nothing tells.
+fn branch(group: &Group, home: Epoch) -> Option<Offset> {
+    let (mut ours, mut theirs) = (home, group.epoch);
+    let mut least: Option<Offset> = None;
+    while ours != theirs {
+        let later = if ours > theirs { &mut ours } else { &mut theirs };
+        let start = group.starts.get(later)?;
+        least = Some(least.map_or(start.offset, |least| least.min(start.offset)));
+        *later = start.data.filter(|earlier| *earlier < *later)?;
     }
-    // The earliest branch: a later successor may have been chosen from an older history.
-    let branch = group.starts.range(first..).map(|(_, start)| start.offset).min();
-    branch.map_or(unknown, beyond)
+    least
 }
 
 fn file_name(name: &GroupName, group: &Group, unix_ms: u64) -> String {
@@ -180,6 +190,7 @@ fn file_name(name: &GroupName, group: &Group, unix_ms: u64) -> String {
 /// For status and log: who held how much that the epoch lacks, in words.
 pub fn loss_text(node: &str, lost: &Lost) -> String {
     let much = match lost.bytes {
+        Some(1) => "up to 1 byte".to_owned(),
         Some(bytes) => format!("up to {bytes} bytes"),
         None => "an unknown number of bytes".to_owned(),
     };

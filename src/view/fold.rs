@@ -206,6 +206,8 @@ impl View {
         let now = self.now;
         let Some(seat) = self.seats.get_mut(name) else { return };
         match seen {
+            // What was asked before a task ended shows what was before it; what it says against lineage counts all the same.
+            Sight::Info(info) if seat.overtaken(&info) => self.fold_lineage(name, &info),
             Sight::Info(info) => self.fold_info(name, info),
             Sight::Loading => seat.instance.condition = Condition::Loading,
             Sight::Busy => {

@@ -52,6 +52,10 @@ impl View {
         if !arrived {
             return;
         }
+        // A full resynchronisation is complete, whether or not its data is proved yet.
+        if local.voided.as_ref() == Some(&info.run_id) {
+            self.local.groups.entry(name.clone()).or_default().voided = None;
+        }
         // Between two looks a small full resynchronisation can begin and end; it leaves no second replication id.
         if attached.is_some_and(|attached| attached.from != info.replid && attached.from != info.replid2) {
             self.void_lineage(name);

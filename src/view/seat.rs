@@ -290,6 +290,11 @@ impl Seat {
         })
     }
 
+    /// Whether that answer of the same process was asked for before the last task ended, whose own answer is known.
+    pub(super) fn overtaken(&self, info: &Info) -> bool {
+        self.instance.run_id() == Some(&info.run_id) && info.asked < self.instance.task_ended
+    }
+
     /// Diverged data could not be saved: tried again, ever later (S11).
     pub(super) fn note_save_failed(&mut self, now: Moment) {
         let wait = Duration::from_secs(1 << self.membership.save_failures.min(6));

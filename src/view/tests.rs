@@ -32,6 +32,7 @@ fn promotion(successor: u64, start: u64) -> GroupCommand {
         successor: NodeId(successor),
         run_id: RunId(format!("run{successor}")),
         start: Offset(start),
+        data: Some(Epoch(successor - 1)),
         guarantee: Guarantee::Kept,
         at_unix_ms: 0,
     }

@@ -258,6 +258,7 @@ async fn a_primary_cannot_leave_and_a_follower_leaves_its_group() {
         successor: id(primary),
         run_id: RunId::from("r"),
         start: Offset(1),
+        data: None,
         guarantee: Guarantee::Fresh,
         at_unix_ms: 0,
     };

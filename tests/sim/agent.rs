@@ -313,8 +313,10 @@ impl World {
                         self.command(at, 0, crate::redis::Command::Nowhere { close: true });
                     }
                 }
-                let pause = self.rng.between(300, 3000) * MS;
-                self.at(pause, Ev::Cure(Cure::Agent(host)));
+                if self.told.is_none() {
+                    let pause = self.rng.between(300, 3000) * MS;
+                    self.at(pause, Ev::Cure(Cure::Agent(host)));
+                }
             }
             other => self.begin_task(at, other),
         }

@@ -49,6 +49,8 @@ pub enum Attack {
     HangSuccessor,
     /// Instances are killed and come back with part of their data (S4).
     Instances,
+    /// A follower leaves and is back before its leaving is complete (S5).
+    Leave,
 }
 
 impl World {
@@ -162,6 +164,7 @@ impl World {
                 }
             }
             Attack::Switch => self.order_switch(group),
+            Attack::Leave => self.attack_leave(group, primary, other),
             Attack::Instances => {
                 let at = place(other, group);
                 self.kill_instance(at);

@@ -37,6 +37,8 @@ pub struct Book {
     pub reports: BTreeMap<(usize, NodeId), Report>,
     pub stretched: BTreeMap<(usize, NodeId), Moment>,
     pub vacancies: BTreeMap<usize, BTreeMap<(GroupName, Epoch), BTreeSet<NodeId>>>,
+    /// What came back with data that the group lacks (S11).
+    pub losses: crate::loss::Losses,
 }
 
 impl Book {
@@ -59,6 +61,7 @@ impl Book {
             reports: BTreeMap::new(),
             stretched: BTreeMap::new(),
             vacancies: BTreeMap::new(),
+            losses: crate::loss::Losses::default(),
         }
     }
 }

@@ -9,6 +9,11 @@ impl World {
     pub fn client(&mut self) {
         let pause = self.rng.between(4, 30) * MS;
         self.at(pause, Ev::Client);
+        if self.told.is_some() {
+            // A story has clients of its own.
+            (0..self.names.len()).for_each(|group| self.check_accepting(group));
+            return;
+        }
         let group = self.rng.index(self.names.len());
         self.check_accepting(group);
         // What an operator tells the clients to wait for: W-1 of the members there are (S5).

@@ -33,6 +33,7 @@ counted! {
     pauses,
     handovers,
     quarantined,
+    losses,
     events,
 }
 
@@ -55,6 +56,8 @@ impl Covered {
             ("hosts removed", self.leaves, seeds / 50),
             ("changes of guardians", self.guardian_changes, seeds / 20),
             ("pauses", self.pauses, seeds / 20),
+            ("instances that came back with more than the group", self.losses, seeds / 20),
+            ("data sets quarantined", self.quarantined, seeds / 20),
             ("writes acknowledged by WAIT", self.waits, seeds * 20),
         ];
         for (what, count, least) in floors {

@@ -174,6 +174,7 @@ impl World {
             _ => self.rng.index(held + 1),
         };
         let rdb = self.rng.permille(700);
+        let (kept, rdb) = self.told.as_ref().map_or((kept, rdb), |told| told.found[at]);
         let loading = self.rng.below(400) * MS;
         self.bear_instance(at, kept, rdb, loading);
     }

@@ -158,6 +158,7 @@ impl World {
     /// `WAIT` told a client that enough replicas hold its write.
     pub fn wait_acknowledged(&mut self, primary: usize, write: u64) {
         self.covered.waits += 1;
+        self.told.iter_mut().for_each(|told| told.waited.push(write));
         let group = group_at(primary);
         let found = self.committed().groups.get(&self.names[group]);
         let Some(serving) = found.and_then(|group| group.primary.clone()) else { return };

@@ -24,6 +24,8 @@ mod events;
 mod faults;
 mod invariants;
 mod leash;
+mod leaving;
+mod loss;
 mod membership;
 mod mutation;
 mod net;

@@ -39,21 +39,21 @@ mutations! {
     /// S1: the stamp gives a restarted agent more than the lease had left.
     StampTooLong: LEASES, Some(Attack::Restart), 4;
     /// S1: the lease lapses and nothing is fenced.
-    NoFenceAtLapse: ["two-servers"], Some(Attack::CutAndSeal), 22;
+    NoFenceAtLapse: ["two-servers"], Some(Attack::CutAndSeal), 24;
     /// S1 (20): a successor that never gets a lease in time holds on to its epoch.
-    NeverGivesUp: ["settles"], Some(Attack::LateAnswers), 8;
+    NeverGivesUp: ["settles"], Some(Attack::LateAnswers), 5;
     /// S2: a guardian seals while its promise is live.
     SealsEarly: LEASES, Some(Attack::CutAndSeal), 1;
     /// S2: a restarted guardian, having forgotten its promises, seals at once.
-    SealsAtOnceRestarted: LEASES, Some(Attack::Forget), 1;
+    SealsAtOnceRestarted: LEASES, Some(Attack::Forget), 0;
     /// S2: a restarted guardian votes at once.
     VotesAtOnceRestarted: ["silent-voters"], Some(Attack::Forget), 2;
     /// S2 (14): a restarted guardian goes by a shorter lease in its file.
-    ShorterLeaseInFile: LEASES, Some(Attack::Forget), 1;
+    ShorterLeaseInFile: LEASES, Some(Attack::Forget), 3;
     /// S2: a guardian says that it sealed before that is on disk.
     SealNotDurable: ["seal-durable"], None, 0;
     /// S2: a member reports before its seal is on disk.
-    ReportNotDurable: ["report-durable"], None, 2;
+    ReportNotDurable: ["report-durable"], None, 4;
     /// S2: a promise is given before its lease is on disk.
     PromiseNotDurable: ["promise-durable"], None, 0;
     /// S2: a guardian promises an epoch below its seal.
@@ -77,7 +77,7 @@ mutations! {
     /// S3 (9): guardians say that they hold no promise right after `Promote`.
     VacantAtOnce: ["a-lease-to-start"], None, 1;
     /// S3 (12): the report of an earlier seal is used again.
-    OldReportUsed: ["report-true", "wait-kept"], None, 2;
+    OldReportUsed: ["report-true", "wait-kept"], None, 0;
     /// S4 (1): offsets are compared without regard to lineage.
     OffsetWithoutLineage: ["wait-kept"], None, 5;
     /// S4 (1): lineage follows the link: data below the epoch's start counts as the epoch's.
@@ -85,7 +85,7 @@ mutations! {
     /// S4 (2): a restarted instance keeps its lineage.
     LineageOverRestart: ["wait-kept"], Some(Attack::Instances), 12;
     /// S4: an instance that was just let in claims lineage at once.
-    LineageAtOnce: ["wait-kept"], None, 25;
+    LineageAtOnce: ["wait-kept"], None, 120;
     /// S4 (15, 22): a full resynchronisation, seen under way, leaves lineage standing.
     SyncKeepsLineage: ["wait-kept"], Some(Attack::CutSync), 10;
     /// S4: the least data wins.
@@ -96,24 +96,26 @@ mutations! {
     FollowsWithoutCommit: ["wait-kept"], None, 4;
     /// S5 (18): who left F without the two commits is not counted for the sentence.
     DepartedNotCounted: ["wait-kept"], Some(Attack::Shrink), 736;
+    /// S5 (19): the second commit of leaving takes out whoever was let in again meanwhile.
+    OldLeaveCommits: ["wait-kept"], Some(Attack::Leave), 0;
     /// S5 (3): R counts with the new W as soon as members are added.
     NewQuorumAtOnce: ["wait-kept"], Some(Attack::Grow), 4;
     /// S5: the event says `Kept` whatever was proved.
     KeptUnproved: ["wait-kept"], Some(Attack::Shrink), 48;
     /// S5: under `quorum` a promotion goes without the proof.
-    QuorumUnproved: ["quorum-needs-proof"], None, 2;
+    QuorumUnproved: ["quorum-needs-proof"], None, 8;
     /// S5 (21): a follower whose instance is down is not missed; writes stay refused.
-    NobodyIsMissed: ["settles"], Some(Attack::DeadReplica), 8;
+    NobodyIsMissed: ["settles"], Some(Attack::DeadReplica), 10;
     /// S5 (6): the primary runs with min-replicas 0 though it has followers: a frozen agent's instance serves on.
-    MinReplicasZero: ["two-servers"], Some(Attack::FreezeCut), 23;
+    MinReplicasZero: ["two-servers"], Some(Attack::FreezeCut), 5;
     /// S6: an instance starts as a primary.
     BornPrimary: ["serving-is-promoted"], None, 0;
     /// S6 (6): another process than the promoted one serves.
     AnotherProcessServes: ["serving-is-promoted"], Some(Attack::SwiftRestart), 0;
     /// S7 (7): an instance that loads or synchronises is killed as if it hung.
-    KillsLoading: ["loading-is-alive"], None, 0;
+    KillsLoading: ["loading-is-alive"], None, 14;
     /// S8: the VIP has no lifetime.
-    VipForEver: ["vip-leash"], None, 3;
+    VipForEver: ["vip-leash"], None, 21;
     /// S8: the VIP is refreshed without a lease.
     VipWithoutLease: ["vip-follows-lease"], None, 0;
     /// S8: a follower whose agent has heard no renewal for a lease stays attached.
@@ -124,14 +126,20 @@ mutations! {
     HandoverTooEarly: ["switchover-keeps"], Some(Attack::Switch), 1;
     /// S10 (11): the replicas are cut off at the freeze, and a ping comes between drain and seal.
     PingAfterDrain: ["switchover-goes-through"], Some(Attack::Switch), 2;
+    /// S11: what an instance holds and the group lacks is counted as nothing.
+    LossCountedZero: ["loss-told"], None, 5;
+    /// S11: where nothing tells how much is lost, nothing is said to be.
+    UnknownLossIsNone: ["loss-told"], None, 111;
+    /// S11: an instance follows, and its data is thrown away, before it was saved.
+    QuarantineSkipped: ["quarantine-first"], None, 6;
     /// S12 (13): the guardians change in one step.
     GuardiansAtOnce: LEASES, Some(Attack::Joint), 132;
     /// S12 (13): the primary says that it renews under both majorities, and counts the old one only.
     CountsOldMajority: LEASES, Some(Attack::Joint), 5;
     /// S12: seals count by the coming majority alone.
-    SealsByOneMajority: ["promote-after-seals", "two-leases"], Some(Attack::Joint), 28;
+    SealsByOneMajority: ["promote-after-seals", "two-leases"], Some(Attack::Joint), 50;
     /// S14: the applied state goes back at a restart.
-    StateGoesBack: ["epoch-monotonic"], None, 4;
+    StateGoesBack: ["epoch-monotonic"], None, 0;
     /// S14 (10): a cold start does not wait for those that could still report.
     ColdStartHurries: ["cold-start-waits"], Some(Attack::PowerCut), 6;
     /// S14: an empty instance is chosen though another holds data.

@@ -185,6 +185,7 @@ impl World {
         }
         let way = MS / 2 + self.rng.below(5 * MS);
         let slow = if self.hosts[from].slow_disk { self.rng.below(200 * MS) } else { 0 };
+        let slow = slow + self.attack_proposal(&command);
         let term = self.raft.term;
         self.at(way + slow, Ev::Commit { from, life, term, topic, command });
     }
@@ -212,8 +213,9 @@ impl World {
     pub fn append(&mut self, leader: usize, command: &Command) -> bool {
         let before = Arc::clone(&self.raft.states[self.raft.states.len() - 1]);
         let mut state = (*before).clone();
+        self.attack_leaving(leader, command);
         let outcome = state.apply(command);
-        self.apply_mutation(&mut state, command);
+        let outcome = self.apply_mutation(&mut state, command, outcome);
         if self.tracing {
             let text = crate::trace::command(command);
             tr!(self, "raft: {text} -> {outcome:?}");
@@ -270,6 +272,7 @@ impl World {
             successor: id(host_at(best)),
             run_id: redis.run_id(),
             start: mainstay::cluster::Offset(redis.offset),
+            data: None,
             guarantee: mainstay::cluster::Guarantee::Forced,
             at_unix_ms: 0,
         };

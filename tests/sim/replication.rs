@@ -114,6 +114,7 @@ impl World {
             let until = now + self.rng.between(1, 600) * MS;
             self.insts[place].redis.link = Link::Syncing(until);
             if self.diskless {
+                self.check_replaced(place, primary);
                 self.insts[place].redis.replicas.clear();
                 self.insts[place].redis.empty();
             }
@@ -125,6 +126,7 @@ impl World {
 
     /// All has come. A diskless load is over at the same moment.
     fn begin_load(&mut self, place: usize, primary: usize) {
+        self.check_replaced(place, primary);
         let time = if self.diskless { 0 } else { self.rng.below(300) * MS };
         let (from, until) = (self.insts[primary].redis.clone(), self.now + time);
         if let Some(attached) = self.insts[primary].redis.replicas.get_mut(&place) {

@@ -54,6 +54,7 @@ fn shape(seed: u64, attack: Option<Attack>) -> Shape {
         Some(Attack::DeadReplica | Attack::CutSync) => 1,
         Some(Attack::Joint | Attack::Grow) => 3,
         Some(Attack::Flaky | Attack::FreezePair) => 2,
+        Some(Attack::Leave) => 0,
         _ => seed % 8,
     };
     let (nodes, first, members) = match kind {
@@ -64,6 +65,7 @@ fn shape(seed: u64, attack: Option<Attack>) -> Shape {
         4 => (3, 3, vec![all(3), all(3)]),
         _ => (6, 5, vec![all(3), vec![2, 3, 4, 5]]),
     };
+    let quorum = quorum || attack == Some(Attack::Leave);
     let quorum = quorum && members.iter().all(|members| members.len() > 2);
     let durability = if quorum { Durability::Quorum } else { Durability::Available };
     // Most clocks differ as NTP slews them; some as virtual machines' clocks do.
@@ -98,7 +100,7 @@ pub fn settle(world: &mut World) {
     while world.now < end && world.violation.is_none() {
         world.run_until(world.now + 100 * MS);
         last = world.check_settled();
-        if last.is_ok() {
+        if last.is_ok() && world.untold().is_none() {
             return;
         }
         if world.stopping() {
@@ -110,8 +112,10 @@ pub fn settle(world: &mut World) {
             end = world.now + settling();
         }
     }
-    if let Err(why) = last {
-        world.violate("settles", why);
+    match (last, world.untold()) {
+        (Err(why), _) => world.violate("settles", why),
+        (Ok(()), Some(why)) => world.violate("loss-in-event", why),
+        (Ok(()), None) => {}
     }
 }
 

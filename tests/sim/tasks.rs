@@ -164,6 +164,7 @@ impl World {
             Work::Quarantine(until) if self.now < until => None,
             Work::Quarantine(_) => {
                 self.covered.quarantined += 1;
+                self.note_rescued(at);
                 Some(self.done(at, true))
             }
             Work::Kill | Work::ScriptKill => Some(self.done(at, true)),

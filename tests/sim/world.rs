@@ -146,6 +146,17 @@ pub struct World {
     pub plan: Option<crate::faults::Plan>,
     /// Places whose instance does not come back.
     pub lost: BTreeSet<usize>,
+    /// The run is a told story.
+    pub told: Option<Told>,
+}
+
+/// What a told story decides, where elsewhere chance does.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// By place: so many of its writes a restarted instance finds on its disk, and whether in an RDB.
+    pub found: Vec<(usize, bool)>,
+    /// Writes that `WAIT` acknowledged.
+    pub waited: Vec<u64>,
 }
 
 /// How a run is made up.
@@ -164,8 +175,12 @@ pub struct Shape {
 impl World {
     /// A cluster that starts for the first time.
     pub fn new(seed: u64, shape: &Shape, mutation: Option<Mutation>, tracing: bool) -> Self {
-        let mut rng = Rng::new(seed);
-        let names: Vec<GroupName> = ["g", "h"].into_iter().take(shape.members.len()).map(GroupName::from).collect();
+        let names = ["g", "h"].into_iter().take(shape.members.len()).map(GroupName::from).collect();
+        Self::with(Rng::new(seed), names, shape, mutation, tracing)
+    }
+
+    /// The same with groups of these names.
+    pub fn with(mut rng: Rng, names: Vec<GroupName>, shape: &Shape, mutation: Option<Mutation>, tracing: bool) -> Self {
         let hosts = (0..shape.nodes).map(|i| crate::agent::host(&mut rng, i, shape, &names)).collect();
         let insts = (0..WIDTH * names.len()).map(|at| crate::agent::inst(&mut rng, at, shape)).collect();
         let tick = rng.between(8, 50) * MS;
@@ -200,6 +215,7 @@ impl World {
             trace: VecDeque::new(),
             plan: None,
             lost: BTreeSet::new(),
+            told: None,
         };
         world.at(0, Ev::Raft);
         world.at(0, Ev::Duty);

@@ -99,6 +99,34 @@ fn s4_one_that_never_served_is_passed_over_if_the_proof_holds() {
 }
 
 #[test]
+fn s4_s5_another_with_the_same_data_takes_over_from_one_that_never_served() {
+    let all: [Said; 2] = [(1, Some(0), 90), (2, Some(0), 90)];
+    let state = changed(3, &[seal(Why::InstanceFailed)]);
+    assert_eq!(chosen(choice(&state, &all, 0, |_| {})), Some((2, Guarantee::Kept)));
+    assert_eq!(chosen(choice(&state, &all[..1], 800, |_| {})), Some((1, Guarantee::BestReached)), "it alone is there");
+}
+
+/// Found by telling a story: five nodes under quorum, and the primary, never gone, waited for the lost ones' proof.
+#[test]
+fn s5_the_primary_itself_proves_what_it_acknowledged() {
+    let quorum = GroupCommand::SetDurability(Durability::Quorum);
+    let lapsed = |changes: &[GroupCommand]| changed(3, &[changes, &[seal(Why::LeaseLapsed)]].concat());
+    let restarted = |agent: &mut Agent| agent.seat().reports.get_mut(&NodeId(1)).unwrap().run_id = "run9".into();
+    let awaited = Choice::Wait(Reason::AwaitingProof { have: 1, need: 2 });
+    for state in [lapsed(&[]), lapsed(&[quorum])] {
+        let said = |lineage| [(1, Some(lineage), 90)];
+        assert_eq!(chosen(choice(&state, &said(1), 0, |_| {})), Some((1, Guarantee::Kept)));
+        assert_eq!(choice(&state, &said(1), 0, restarted), awaited, "another process");
+        assert_eq!(choice(&state, &said(0), 0, |_| {}), awaited, "of an earlier epoch");
+    }
+    // What it holds alone, and may not be promoted for, is not kept.
+    let barred = lapsed(&[GroupCommand::SetPriority { node: NodeId(1), priority: 0 }]);
+    let found = |second| chosen(choice(&barred, &[(1, Some(1), 90), (2, Some(1), second)], 0, |_| {}));
+    assert_eq!(found(90), Some((2, Guarantee::Kept)));
+    assert_eq!(found(89), Some((2, Guarantee::BestReached)));
+}
+
+#[test]
 fn s4_one_that_is_being_stopped_is_passed_over() {
     let state = changed(3, &[seal(Why::Shutdown)]);
     let stops = |agent: &mut Agent| agent.seat().reports.get_mut(&NodeId(1)).unwrap().stopping = true;

@@ -65,6 +65,7 @@ fn s13_the_running_topology_is_adopted_or_nothing_is_guessed() {
             node: NodeId(node),
             run_id: RunId(format!("run{node}")),
             offset: Offset(0),
+            data: None,
             guarantee: Guarantee::Fresh,
         })
     };
@@ -92,7 +93,7 @@ fn s13_the_running_topology_is_adopted_or_nothing_is_guessed() {
     ];
     for (why, reports, expected) in cases {
         let found = match choice(&unborn(&[]), &reports, 0) {
-            Choice::Promote(chosen) => Choice::Promote(Chosen { offset: Offset(0), ..chosen }),
+            Choice::Promote(chosen) => Choice::Promote(Chosen { offset: Offset(0), data: None, ..chosen }),
             wait => wait,
         };
         assert_eq!(found, expected, "{why}");

@@ -68,6 +68,27 @@ fn s11_lacking_bytes_are_counted_from_where_the_histories_part() {
     }
 }
 
+/// Node 1 led epoch 2 from 100 on; node 3 leads epoch 3 with data of epoch 1 up to 110.
+#[test]
+fn s11_a_successor_from_before_an_epoch_lacks_all_of_it() {
+    let sealed = |offset| Info { keys: 5, ..info(1, Some(NOWHERE), "mine", offset) };
+    let told = |data: Option<u64>, offset| {
+        let mut state = state(3);
+        for (successor, start, data) in [(1, 100, Some(1)), (3, 110, data)] {
+            apply(&mut state, GroupCommand::Seal { why: Why::PrimarySilent });
+            let GroupCommand::Promote { run_id, guarantee, .. } = promotion(successor, start) else { unreachable!() };
+            let (successor, start, data) = (NodeId(successor), Offset(start), data.map(Epoch));
+            apply(&mut state, GroupCommand::Promote { successor, run_id, start, data, guarantee, at_unix_ms: 0 });
+        }
+        let local = LocalGroup { attached: attached(2, "mine", "id1"), ..LocalGroup::default() };
+        found(&back(&state, local, false, Info { replid2: "id1".into(), ..sealed(offset) }))
+    };
+    assert_eq!(told(Some(1), 105), Some(Some(5)), "below the successor's offset, and not its data");
+    assert_eq!(told(Some(1), 120), Some(Some(20)));
+    assert_eq!(told(Some(1), 100), None);
+    assert_eq!(told(None, 105), Some(None), "nothing tells");
+}
+
 #[test]
 fn s11_a_look_from_before_the_seal_does_not_shorten_it() {
     let state = later(2);
@@ -79,6 +100,30 @@ fn s11_a_look_from_before_the_seal_does_not_shorten_it() {
     view.seats.get_mut(&name()).unwrap().instance.sealed_at = Some(("run1".into(), Offset(260)));
     looked(&mut view, 1030, stale);
     assert_eq!(found(&view), Some(Some(60)));
+}
+
+#[test]
+fn s11_the_same_data_is_told_again_to_an_epoch_that_does_not_bring_it_back() {
+    // Epoch 2 lacked 57 bytes of it. It never followed epoch 2's primary, whose history is longer.
+    let told = Diverged {
+        run_id: "run1".into(),
+        replid: "id1".into(),
+        offset: Offset(257),
+        epoch: Epoch(2),
+        bytes: Some(57),
+        file: Some("f.rdb".to_owned()),
+        saved: true,
+    };
+    for run in [1, 9] {
+        let local =
+            LocalGroup { attached: attached(2, "id2", "id1"), diverged: Some(told.clone()), ..LocalGroup::default() };
+        let seen = Info { keys: 5, ..info(run, Some(NOWHERE), "id1", 257) };
+        let view = back(&later(3), local, true, seen);
+        assert_eq!(found(&view), Some(Some(57)), "process {run}");
+        let lost = Lost { bytes: Some(57), file: Some("f.rdb".to_owned()) };
+        let change = GroupCommand::Diverged { node: NodeId(1), epoch: Epoch(3), lost };
+        assert_eq!(view.untold_loss(&name()), Some(change), "the file that was saved holds it");
+    }
 }
 
 #[test]

@@ -33,6 +33,38 @@ fn s4_lineage_ends_with_the_process_and_with_a_full_resynchronisation() {
 }
 
 #[test]
+fn s11_a_complete_resynchronisation_leaves_data_of_its_own_proved_or_not() {
+    let mut view = follower(true);
+    let syncing = Info { syncing: true, link_up: false, ..info(2, Some(PRIMARY), "id1", 150) };
+    let voided = |view: &View| view.local.groups[&name()].voided.clone();
+    looked(&mut view, 1100, syncing);
+    assert_eq!(voided(&view), Some("run2".into()));
+    looked(&mut view, 1150, Info { link_up: false, ..info(2, Some(PRIMARY), "id1", 150) });
+    assert_eq!(voided(&view), Some("run2".into()), "cut short");
+    looked(&mut view, 1200, Info { replid2: "0000".into(), ..info(2, Some(PRIMARY), "id1", 200) });
+    assert_eq!((lineage(&view), voided(&view)), (None, None));
+}
+
+#[test]
+fn an_answer_that_a_task_overtook_does_not_bring_back_what_was_before() {
+    let mut view = follower(true);
+    looked(&mut view, 1050, info(2, Some(PRIMARY), "id1", 150));
+    applied(&mut view, 1100, &sealing(3));
+    let outcome = Outcome::Done { info: info(2, Some(NOWHERE), "id1", 160), clean: true };
+    at(&mut view, 1110, What::Done { group: name(), task: Task::Seal, epoch: Epoch(2), outcome });
+    view.seats.get_mut(&name()).unwrap().instance.task_ended = ms(1110);
+    let late = Info { asked: ms(1105), ..info(2, Some(PRIMARY), "id1", 155) };
+    at(&mut view, 1120, What::Instance { group: name(), seen: Sight::Info(late.clone()) });
+    let offset = |view: &View| view.seats[&name()].instance.seen().unwrap().offset;
+    assert_eq!(offset(&view), Offset(160));
+    let syncing = Info { syncing: true, link_up: false, ..late };
+    at(&mut view, 1130, What::Instance { group: name(), seen: Sight::Info(syncing) });
+    assert_eq!((offset(&view), lineage(&view)), (Offset(160), None), "but what ends lineage ends it");
+    looked(&mut view, 1140, info(2, Some(NOWHERE), "id1", 170));
+    assert_eq!(offset(&view), Offset(170));
+}
+
+#[test]
 fn s4_lineage_is_regained_at_the_mark_after_the_commit() {
     // The process is let in after this agent started; the primary applied that, and had offset 300.
     let run = |version_ahead: bool, offset: u64| {

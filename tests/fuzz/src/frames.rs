@@ -87,7 +87,8 @@ static STATES: LazyLock<[Arc<State>; 2]> = LazyLock::new(|| {
     state.apply(&Command::Guardians(GuardianChange::Begin { next })).expect("it fits");
     let run_id = |id: u64| RunId(format!("run{id}"));
     let (guarantee, start) = (Guarantee::Fresh, Offset(100));
-    let promotion = GroupCommand::Promote { successor: NodeId(1), run_id: run_id(1), start, guarantee, at_unix_ms: 0 };
+    let (successor, run_id_1, data) = (NodeId(1), run_id(1), None);
+    let promotion = GroupCommand::Promote { successor, run_id: run_id_1, start, data, guarantee, at_unix_ms: 0 };
     apply(&mut state, promotion);
     for id in 2..=3 {
         apply(&mut state, GroupCommand::Follow { node: NodeId(id), run_id: run_id(id) });

@@ -312,6 +312,21 @@ fn before_member(mutation: Mutation, view: &mut View, name: &GroupName, group: &
             }
         }
         Mutation::NobodyIsMissed => seat.missing.clear(),
+        Mutation::LossCountedZero => {
+            if let Some(found) = &mut local.diverged {
+                found.bytes = found.bytes.map(|_| 0);
+            }
+        }
+        Mutation::UnknownLossIsNone => {
+            if let Some(found) = &mut local.diverged {
+                found.bytes.get_or_insert(0);
+            }
+        }
+        Mutation::QuarantineSkipped => {
+            if let Some(found) = &mut local.diverged {
+                found.saved = true;
+            }
+        }
         Mutation::FollowsInSilence => {
             if let Some((heard, _)) = seat.renewal.as_mut() {
                 *heard = now;

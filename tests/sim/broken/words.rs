@@ -3,7 +3,7 @@
 use crate::agent::id;
 use crate::mutation::Mutation;
 use crate::world::World;
-use mainstay::cluster::{Command, Epoch, GroupCommand, Guarantee, NodeId, State};
+use mainstay::cluster::{Command, Epoch, GroupCommand, Guarantee, NodeId, Rejection, State};
 use mainstay::view::{Item, Report, Sight, What};
 
 impl World {
@@ -98,8 +98,21 @@ impl World {
     }
 
     /// After a command was applied.
-    pub fn apply_mutation(&self, state: &mut State, command: &Command) {
+    pub fn apply_mutation(
+        &self,
+        state: &mut State,
+        command: &Command,
+        outcome: Result<(), Rejection>,
+    ) -> Result<(), Rejection> {
         match (self.mutation, command) {
+            (
+                Some(Mutation::OldLeaveCommits),
+                Command::Group { group, change: GroupCommand::Left { node, .. }, .. },
+            ) => {
+                let Some(group) = state.groups.get_mut(group).filter(|_| outcome.is_err()) else { return outcome };
+                group.version = group.version.next();
+                return group.followers.remove(node).map(|_| ()).ok_or(Rejection::Nothing);
+            }
             (Some(Mutation::DepartedNotCounted), Command::Group { .. }) => {
                 state.groups.values_mut().for_each(|group| group.departed.clear());
             }
@@ -113,5 +126,6 @@ impl World {
             }
             _ => {}
         }
+        outcome
     }
 }
