@@ -3,8 +3,8 @@
 //!
 //! `MAINSTAY_SIM_SEEDS=n` and `MAINSTAY_SIM_SECONDS=s` set how many seeds a batch runs and for how long at least,
 //! `MAINSTAY_SIM_FROM=x` where it begins; `MAINSTAY_SIM_SEED=x` replays one and prints its trace, the last
-//! `MAINSTAY_SIM_LINES` lines of it. A failing seed prints the command that replays it. What the model of Redis is worth:
-//! see `real/`.
+//! `MAINSTAY_SIM_LINES` lines of it. A failing seed prints the command that replays it. Told stories: see `scenario/`.
+//! What the model of Redis is worth: see `real/`.
 
 #![allow(unreachable_pub, missing_docs, reason = "a test target has no public interface")]
 #![allow(
@@ -35,6 +35,7 @@ mod redis;
 mod replication;
 mod rng;
 mod runs;
+mod scenario;
 mod settled;
 mod tasks;
 mod trace;
