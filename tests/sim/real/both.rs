@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// A replica tries again once a second, an AOF is written anew after a full resynchronisation: on a loaded machine the
@@ -172,8 +172,9 @@ impl Real {
     fn start(keep: [Keep; INSTANCES]) -> io::Result<Self> {
         // A loopback address of its own for every sequence of every process: any port is free there.
         let [.., high, low] = std::process::id().to_be_bytes();
-        static NEXT: AtomicU8 = AtomicU8::new(0);
-        let ip = Ipv4Addr::new(127, 64 + high % 128, low, NEXT.fetch_add(1, Ordering::Relaxed) % 250 + 1);
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let last = u8::try_from(NEXT.fetch_add(1, Ordering::Relaxed) % 250).unwrap_or(0) + 1;
+        let ip = Ipv4Addr::new(127, 64 + high % 128, low, last);
         let servers = (0u16..).zip(keep).map(|(number, keep)| Server::start(ip, number, keep == Keep::Aof));
         Ok(Self { servers: servers.collect::<io::Result<_>>()?, kin: Default::default(), waiting: None })
     }
