@@ -228,6 +228,9 @@ impl Group {
             GroupCommand::Leaving { node, since } => self.leaving(*node, *since),
             GroupCommand::Left { node, since } => {
                 self.follower(*node, *since)?.leaving.ok_or(Rejection::Nothing)?;
+                if !self.enough_without(*node) {
+                    return Err(Rejection::StillNeeded(*node));
+                }
                 self.followers.remove(node);
                 Ok(())
             }
@@ -246,6 +249,7 @@ impl Group {
                 _ => Err(Rejection::Nothing),
             },
             GroupCommand::Settled { node, since } => match self.departed.get(node) {
+                Some(_) if !self.enough_without(*node) => Err(Rejection::StillNeeded(*node)),
                 Some(known) if known.since == *since => {
                     self.departed.remove(node);
                     Ok(())
@@ -341,7 +345,7 @@ impl Group {
             Phase::Sealing { .. } => PhaseKind::Sealing,
             Phase::Switching { .. } => PhaseKind::Switching,
         };
-        Expect { epoch: self.epoch, phase }
+        Expect { epoch: self.epoch, phase, paused_at: self.paused_at }
     }
 
     fn seal(&mut self, why: Why) -> Outcome {

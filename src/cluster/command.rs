@@ -89,6 +89,8 @@ pub struct Expect {
     pub epoch: Epoch,
     /// The kind of phase it was in.
     pub phase: PhaseKind,
+    /// The last pause: nothing that was decided without knowing of it is done in it.
+    pub paused_at: Version,
 }
 
 /// A phase without its content.

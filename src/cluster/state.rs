@@ -162,6 +162,12 @@ impl Group {
         self.departed.keys().filter(|node| !self.followers.contains_key(node)).count()
     }
 
+    /// Whether the primary and the followers but `node` are W at least. Of fewer that hold a write, R reports need not have
+    /// one once F grows again: nobody stops counting before (S5).
+    pub fn enough_without(&self, node: NodeId) -> bool {
+        self.followers.keys().filter(|follower| **follower != node).count() + 1 >= self.quorum as usize
+    }
+
     /// Whether `node` may be promoted by itself: the primary of the epoch, or in F and not leaving (S5).
     pub fn is_candidate(&self, node: NodeId) -> bool {
         self.primary.as_ref().is_some_and(|p| p.node == node) || self.followers.contains_key(&node)

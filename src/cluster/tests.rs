@@ -135,7 +135,7 @@ fn s5_old_quorum_counts_until_it_is_settled() {
 fn s3_compare_and_set_on_epoch_and_phase() {
     let state = served(3);
     for (epoch, phase) in [(0, PhaseKind::Stable), (2, PhaseKind::Stable), (1, PhaseKind::Sealing)] {
-        let expect = Expect { epoch: Epoch(epoch), phase };
+        let expect = Expect { epoch: Epoch(epoch), phase, paused_at: Version(0) };
         let seal = GroupCommand::Seal { why: Why::PrimarySilent };
         let mut after = state.clone();
         let outcome = after.apply(&Command::Group { group: name(), expect, change: seal });

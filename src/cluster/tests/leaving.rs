@@ -45,10 +45,31 @@ fn followers_join_and_leave_by_commit() {
     assert_eq!(group(&leaving).followers[&NodeId(2)].leaving, Some(group(&leaving).version));
     assert!(group(&leaving).is_candidate(NodeId(2)), "R counts it until it left");
     refused(&leaving, first(&leaving, 2), &Rejection::Nothing);
-    let left = accepted(&leaving, second(&leaving, 2));
-    assert!(group(&left).followers.is_empty() && group(&left).departed.is_empty());
+    refused(&leaving, second(&leaving, 2), &Rejection::StillNeeded(NodeId(2)));
+    let two = accepted(&leaving, follow(3));
+    let left = accepted(&two, second(&two, 2));
+    assert!(group(&left).followers.keys().eq(&[NodeId(3)]) && group(&left).departed.is_empty());
     let sealed = accepted(&state, GroupCommand::Seal { why: Why::PrimarySilent });
     refused(&sealed, follow(2), &Rejection::Outdated { epoch: Epoch(1) });
+}
+
+/// Found by the simulator: all had left F, proved by the primary alone to be dispensable; it died, and one that was let in
+/// again, with the data of before, made up R by itself. Who leaves is counted until W others hold what it held.
+#[test]
+fn nobody_stops_counting_while_fewer_than_w_are_left() {
+    // 5 members, W 3.
+    let mut state = served(5);
+    for n in [2, 3, 4, 5] {
+        state = accepted(&state, dropped(&state, n));
+    }
+    for n in [2, 3, 4, 5] {
+        refused(&state, settled(&state, n), &Rejection::StillNeeded(NodeId(n)));
+    }
+    let one = accepted(&state, follow(4));
+    refused(&one, settled(&one, 2), &Rejection::StillNeeded(NodeId(2)));
+    assert_eq!(needed(&one), (1, 3), "4 alone proves nothing");
+    let two = accepted(&one, follow(5));
+    assert_eq!(needed(&accepted(&two, settled(&two, 2))), (1, 2));
 }
 
 /// Trace 19: it is sealed to leave, its agent restarts, it is let in anew and acknowledges; then the old leave commits.
