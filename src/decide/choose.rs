@@ -79,7 +79,7 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     let Phase::Sealing { why, to, .. } = group.phase else { return Choice::Wait(Reason::Serving) };
     let need = group.reports_needed();
     let waited = view.now.since(seat.sealing_at) >= view.lease();
-    let data = |report: &Report| (report.lineage, report.offset);
+    let data = |report: &Report| content(group, report);
     let incumbent = incumbent(group, all).map(data);
     if all.len() < need && incumbent.is_none() && (group.durability == Durability::Quorum || !waited) {
         return Choice::Wait(Reason::AwaitingProof { have: all.len(), need });
@@ -107,7 +107,8 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     // Of two that hold as much, one that gave the place up again and again comes last for a while (flap protection).
     let flaps = |node: NodeId| seat.flaps(node, view.now, view.lease());
     let best = pool.iter().filter(|(node, _)| priority(*node) > 0).max_by_key(|(node, report)| {
-        (data(report), to == Some(*node), !flaps(*node), priority(*node), std::cmp::Reverse(*node))
+        let held = (report.lineage, report.offset);
+        (held, to == Some(*node), !flaps(*node), priority(*node), std::cmp::Reverse(*node))
     });
     let Some((node, report)) = best else { return Choice::Wait(Reason::NobodyPromotable) };
     // Where one of priority 0 holds more, that counts as if it had not reported: a write beyond the successor's data is
@@ -120,6 +121,18 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     let proved = all_there || have >= group.reports_to_say_kept();
     let guarantee = if proved { Guarantee::Kept } else { Guarantee::BestReached };
     Choice::Promote(chosen(*node, report, guarantee))
+}
+
+/// What a report holds, by the epoch that wrote it: who was promoted and wrote nothing holds no more than it did before.
+fn content(group: &Group, report: &Report) -> (Option<Epoch>, Offset) {
+    let mut lineage = report.lineage;
+    while let Some(epoch) = lineage
+        && let Some(start) = group.starts.get(&epoch).filter(|start| start.offset == report.offset)
+        && let Some(before) = start.data.filter(|before| *before < epoch)
+    {
+        lineage = Some(before);
+    }
+    (lineage, report.offset)
 }
 
 /// The primary of the epoch, if it is still the very process and its data the epoch's: whatever was acknowledged was

@@ -61,6 +61,22 @@ fn s4_who_cannot_serve_is_passed_over_for_one_that_holds_as_much() {
     }
 }
 
+/// Found by the simulator (`LateAnswers`, seed 8): each promotion that did not come to serve gave the node one more epoch
+/// of lineage, in which nothing was written, and so it was chosen again without end.
+#[test]
+fn s4_an_epoch_in_which_nothing_was_written_makes_no_data_better() {
+    for quorum in [false, true] {
+        let mut state = changed(3, &[seal(Why::NeverServed)]);
+        let group = state.groups.get_mut(&name()).unwrap();
+        group.starts.get_mut(&Epoch(1)).unwrap().data = Some(Epoch(0));
+        group.durability = if quorum { Durability::Quorum } else { Durability::Available };
+        let chosen = |first, second| chosen(choice(&state, &[(1, Some(1), first), (2, Some(0), second)], 0, |_| {}));
+        assert_eq!(chosen(100, 100), Some((2, Guarantee::Kept)));
+        assert_eq!(chosen(101, 100), Some((1, Guarantee::Kept)), "it wrote");
+        assert_eq!(chosen(100, 99), Some((1, Guarantee::Kept)), "it holds more");
+    }
+}
+
 #[test]
 fn s14_half_replaced_data_is_not_promoted_while_whole_data_is_there() {
     // §6 trace 22: a full resynchronisation was cut off in node 3, which seems to be the furthest.
