@@ -67,7 +67,7 @@ mutations! {
     /// S2 (5): a late stamp replaces the mark.
     StampOverMark: ["surrender-final", "two-leases"], Some(Attack::Restart), 0;
     /// S3: the leader promotes without a majority of durable seals.
-    PromotesWithoutSeals: ["promote-after-seals"], None, 3;
+    PromotesWithoutSeals: ["promote-after-seals"], None, 5;
     /// S3: a member reports without having detached its instance.
     SealsWithoutDetaching: ["wait-kept"], None, 21;
     /// S3: a guardian that says nothing counts as one that holds no promise.
@@ -139,7 +139,7 @@ mutations! {
     /// S12: seals count by the coming majority alone.
     SealsByOneMajority: ["promote-after-seals", "two-leases"], Some(Attack::Joint), 102;
     /// S14: the applied state goes back at a restart.
-    StateGoesBack: ["epoch-monotonic"], None, 24;
+    StateGoesBack: ["epoch-monotonic"], None, 40;
     /// S14 (10): a cold start does not wait for those that could still report.
     ColdStartHurries: ["cold-start-waits"], Some(Attack::PowerCut), 6;
     /// S14: an empty instance is chosen though another holds data.
