@@ -8,7 +8,7 @@ use super::View;
 use super::event::{Info, Serving, Slot};
 use super::moment::Moment;
 use super::seat::{Condition, Posture, Rate};
-use crate::cluster::{Group, GroupName, NodeId, Phase};
+use crate::cluster::{Group, GroupName, NodeId, Offset, Phase};
 use std::time::Duration;
 
 /// Whose turn it is has so many leases to begin.
@@ -68,7 +68,8 @@ impl View {
         let start = group.starts.get(&group.epoch).map(|start| start.offset);
         let kin = info.replid == serving.replid
             || (info.replid == serving.replid2 && start.is_some_and(|start| info.offset <= start));
-        !kin || info.offset.next() < serving.backlog
+        // One that was restarted and promoted before anybody followed it has no backlog: nobody can continue from it.
+        !kin || serving.backlog == Offset(0) || info.offset.next() < serving.backlog
     }
 
     /// As the primary: whose turn it is.

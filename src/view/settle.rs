@@ -62,13 +62,14 @@ impl View {
         if !known {
             local.lineage = Some(Lineage { run_id: primary.run_id.clone(), epoch: group.epoch });
         }
-        // Its own replication id of this epoch: data under it, however long, is this epoch's.
+        // Its own replication id of this epoch: data under it, however long, is this epoch's. An RDB file of before the
+        // promotion has the one that it was known by then.
         if let Some(info) = seat.instance.seen()
             && seat.instance.posture == Posture::Serving(group.epoch)
             && info.primary
         {
-            let (run_id, replid) = (info.run_id.clone(), info.replid.clone());
-            local.attached = Some(Attached { run_id, epoch: group.epoch, from: replid.clone(), replid });
+            let (run_id, replid, from) = (info.run_id.clone(), info.replid.clone(), info.replid2.clone());
+            local.attached = Some(Attached { run_id, epoch: group.epoch, replid, from });
         }
     }
 

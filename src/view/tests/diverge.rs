@@ -43,7 +43,7 @@ fn s11_lacking_bytes_are_counted_from_where_the_histories_part() {
     let restarted = |replid: &str, offset| Info { run_id: "run9".into(), ..sealed(replid, offset) };
     let two = || attached(2, "id2", "id1");
     type Case = (&'static str, u64, Option<Attached>, Info, Option<Option<u64>>);
-    let cases: [Case; 14] = [
+    let cases: [Case; 15] = [
         ("the old primary, ahead", 2, primary(), sealed("id1", 257), Some(Some(57))),
         ("pings are bytes too", 2, primary(), sealed("id1", 201), Some(Some(1))),
         ("nothing lacks", 2, primary(), sealed("id1", 200), None),
@@ -53,6 +53,13 @@ fn s11_lacking_bytes_are_counted_from_where_the_histories_part() {
         ("a follower of the epoch between", 3, two(), sealed("id2", 310), Some(Some(10))),
         ("it never got there", 3, two(), sealed("id1", 250), Some(Some(50))),
         ("restarted, with its history", 2, primary(), restarted("id1", 257), Some(Some(57))),
+        (
+            "restarted, with what its file held before it was promoted",
+            2,
+            attached(1, "own", "id0"),
+            restarted("id0", 90),
+            None,
+        ),
         ("restarted, without", 2, primary(), restarted("new", 0), Some(None)),
         ("restarted and empty", 2, primary(), Info { keys: 0, ..restarted("new", 0) }, None),
         ("a restarted follower of this very epoch", 2, two(), restarted("new", 0), None),

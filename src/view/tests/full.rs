@@ -25,6 +25,7 @@ fn who_continues_waits_for_nobody_and_who_does_not_for_its_turn() {
         ("its turn", seen("x", 5), Slot::Only(Some(NodeId(2))), 0, true, true),
         ("there is nothing to send", seen("x", 5), Slot::Free, 0, true, true),
         ("older than the backlog", seen("id1", 300), Slot::Only(None), 400, false, true),
+        ("no backlog yet, after a cold start", seen("id1", 500), Slot::Only(None), 0, false, true),
         ("just not", seen("id1", 399), Slot::Only(None), 400, true, false),
     ] {
         let view = detached(seen, full, backlog);
