@@ -4,7 +4,7 @@
 //! task that leads there. A fence is never held back by a task under way; every other task waits for it.
 
 use super::{Action, Decision, Policy, Reason};
-use crate::cluster::{Diverged, Epoch, Group, GroupName, Phase, Why};
+use crate::cluster::{Attached, Diverged, Epoch, Group, GroupName, Phase, Why};
 use crate::view::{Condition, FollowTarget, Posture, Seat, Task, View};
 use std::time::Duration;
 
@@ -209,7 +209,9 @@ fn want_following(view: &View, name: &GroupName, seat: &Seat, target: FollowTarg
         };
         return (Want::Stay, reason);
     }
-    let recorded = view.saved.groups.get(name).and_then(|local| local.attached.as_ref());
+    // Of this very process: an agent that starts anew goes by what is on disk.
+    let own = |attached: &&Attached| seat.instance.run_id() == Some(&attached.run_id);
+    let recorded = view.saved.groups.get(name).and_then(|local| local.attached.as_ref()).filter(own);
     if recorded.is_some_and(|attached| attached.epoch == target.epoch && attached.replid == target.replid) {
         return (Want::Follow(target), Reason::Attaching(primary));
     }

@@ -239,7 +239,7 @@ impl View {
         let now = self.now;
         self.fold_lineage(name, &info);
         self.fold_adoption(name, &info);
-        let expected = self.expected_upstream(name);
+        let expected = self.expected_upstream(name, &info);
         let version = self.group(name).map(|group| group.version).unwrap_or_default();
         let lease = self.state.lease;
         let Some(seat) = self.seats.get_mut(name) else { return };
@@ -270,12 +270,14 @@ impl View {
         seat.instance.info = Some((now, info));
     }
 
-    /// Where a following instance must replicate from: the epoch and the primary's address.
-    fn expected_upstream(&self, name: &GroupName) -> Option<(Epoch, String)> {
+    /// Where a following instance must replicate from: the epoch and the primary's address. Only what was recorded of this
+    /// very process counts: without that its lineage would never be proved.
+    fn expected_upstream(&self, name: &GroupName, info: &Info) -> Option<(Epoch, String)> {
         let group = self.group(name)?;
         let attached = self.local.groups.get(name)?.attached.as_ref()?;
         let primary = group.members.get(&group.primary_node()?)?;
-        (attached.epoch == group.epoch).then(|| (group.epoch, primary.announce.clone()))
+        let here = attached.epoch == group.epoch && attached.run_id == info.run_id;
+        here.then(|| (group.epoch, primary.announce.clone()))
     }
 
     fn fold_vip(&mut self, name: &GroupName, seen: VipSight) {

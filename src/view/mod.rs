@@ -55,8 +55,8 @@ pub enum Stamp {
     },
 }
 
-/// No event for so long: the agent itself stood still, for it looks around far more often.
-const STALL: Duration = Duration::from_secs(1);
+/// No event for so long: the agent itself stood still, for of a silent instance it hears five times a second.
+const STALL: Duration = Duration::from_millis(500);
 
 /// One node's knowledge.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 
 use super::View;
 use super::event::{Serving, Task};
-use super::seat::{Posture, Seat};
+use super::seat::{Condition, Posture, Seat};
 use crate::cluster::{Attached, Epoch, Group, GroupName, Lineage, NodeId, Phase, Replid, Version};
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,7 +135,8 @@ impl View {
         // Its final offset shows what it holds that the group lacks (S11).
         let known = self.local.groups.get(name).and_then(|local| local.attached.as_ref());
         let here = known.is_some_and(|known| known.run_id == wanted.run_id && known.epoch == wanted.epoch);
-        if !here && self.seats.get(name).is_some_and(|seat| seat.instance.posture != Posture::Sealed) {
+        let judged = |seat: &Seat| seat.instance.posture == Posture::Sealed && seat.instance.condition == Condition::Up;
+        if !here && !self.seats.get(name).is_some_and(judged) {
             return;
         }
         let start = group.starts.get(&target.epoch).map(|start| start.offset);

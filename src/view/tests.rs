@@ -384,7 +384,7 @@ fn s7_conditions() {
     let condition = |view: &View| view.seats[&name()].instance.condition.clone();
     seen(&mut view, 2000, silent(300, false));
     assert_eq!(condition(&view), Condition::Silent { still: Some(ms(1700)) });
-    seen(&mut view, 2500, silent(800, false));
+    seen(&mut view, 2400, silent(700, false));
     assert_eq!(condition(&view), Condition::Silent { still: Some(ms(1700)) }, "patience counts from the first");
     seen(&mut view, 2600, silent(900, true));
     assert_eq!(condition(&view), Condition::Silent { still: None }, "it works");

@@ -171,3 +171,25 @@ fn s11_without_quarantine_it_is_told_and_waits_for_nothing() {
     let lost = Lost { bytes: Some(57), file: None };
     assert_eq!(view.untold_loss(&name()), Some(GroupCommand::Diverged { node: NodeId(1), epoch: Epoch(2), lost }));
 }
+
+/// Found by the simulator, seed 84887: while it hung, it was recorded as attached to the new epoch, and never judged.
+#[test]
+fn s11_an_instance_that_does_not_answer_is_not_attached_unjudged() {
+    let state = later(2);
+    let mut view = back(&state, LocalGroup { attached: attached(1, "id1", "id1"), ..LocalGroup::default() }, false, {
+        Info { keys: 5, ..info(1, Some(NOWHERE), "id1", 257) }
+    });
+    let mut silent = view.clone();
+    silent.local.groups.get_mut(&name()).unwrap().attached = attached(1, "id1", "id1");
+    silent.local.groups.get_mut(&name()).unwrap().diverged = None;
+    let hung = Sight::Silent { length: Duration::from_millis(100), progress: false };
+    let epoch = |view: &View| view.local.groups[&name()].attached.as_ref().map(|attached| attached.epoch.0);
+    let mut member = state.clone();
+    apply(&mut member, GroupCommand::Follow { node: NodeId(1), run_id: "run1".into() });
+    at(&mut silent, 1025, What::Instance { group: name(), seen: hung });
+    applied(&mut silent, 1030, &member);
+    assert_eq!(epoch(&silent), Some(1));
+    assert_eq!(found(&silent), None);
+    applied(&mut view, 1030, &member);
+    assert_eq!((epoch(&view), found(&view)), (Some(2), Some(Some(57))), "it answers: judged, then attached");
+}

@@ -187,3 +187,17 @@ fn s3_the_report_is_of_the_sealed_instance() {
     looked(&mut view, 1200, info(8, Some(NOWHERE), "id1", 160));
     assert_eq!(view.seats[&name()].membership.report, None);
 }
+
+/// Found by the simulator, seed 58624: the agent was killed before the attachment of a new process was on disk, and took
+/// it, following, for one whose lineage would be proved some day.
+#[test]
+fn s4_a_follower_counts_as_attached_only_if_that_is_recorded_of_its_process() {
+    for (run, following) in [("run2", true), ("run8", false)] {
+        let attached = Attached { run_id: run.into(), epoch: Epoch(1), replid: "id1".into(), from: "id1".into() };
+        let own = LocalGroup { attached: Some(attached), ..LocalGroup::default() };
+        let local = Local { longest_lease: LEASE, groups: [(name(), own)].into() };
+        let mut view = view(2, &state(3), local, None);
+        looked(&mut view, 1050, info(2, Some(PRIMARY), "id1", 150));
+        assert_eq!(view.seats[&name()].instance.posture == Posture::Following(Epoch(1)), following, "{run}");
+    }
+}
