@@ -193,6 +193,13 @@ impl Group {
         self.fit_quorum();
     }
 
+    /// Out of F, and counted on until it is settled what it held.
+    fn depart(&mut self, node: NodeId) {
+        self.followers.remove(&node);
+        let announce = self.members.get(&node).map(|member| member.announce.clone()).unwrap_or_default();
+        self.departed.insert(node, Departed { since: self.version.next(), announce });
+    }
+
     /// A member is gone by an operator's word: that it is detached must be seen after this commit, not before.
     fn forget(&mut self, node: NodeId) {
         if let Some(departed) = self.departed.get_mut(&node) {
@@ -228,17 +235,16 @@ impl Group {
             GroupCommand::Leaving { node, since } => self.leaving(*node, *since),
             GroupCommand::Left { node, since } => {
                 self.follower(*node, *since)?.leaving.ok_or(Rejection::Nothing)?;
-                if !self.enough_without(*node) {
-                    return Err(Rejection::StillNeeded(*node));
+                if self.enough_without(*node) {
+                    self.followers.remove(node);
+                } else {
+                    self.depart(*node);
                 }
-                self.followers.remove(node);
                 Ok(())
             }
             GroupCommand::Drop { node, since } => {
                 self.follower(*node, *since)?;
-                self.followers.remove(node);
-                let announce = self.members.get(node).map(|member| member.announce.clone()).unwrap_or_default();
-                self.departed.insert(*node, Departed { since: self.version.next(), announce });
+                self.depart(*node);
                 Ok(())
             }
             GroupCommand::QuorumSettled { since } => match &self.former_quorum {

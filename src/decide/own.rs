@@ -89,7 +89,7 @@ fn settle_departure(view: &View, group: &Group, seat: &Seat) -> Option<GroupComm
     if let Some((node, follower)) = left {
         return Some(GroupCommand::Left { node: *node, since: follower.since });
     }
-    let (node, departed) = group.departed.iter().find(|(node, _)| passed(node))?;
+    let (node, departed) = group.departed.iter().find(|(node, _)| passed(node) && group.enough_without(**node))?;
     Some(GroupCommand::Settled { node: *node, since: departed.since })
 }
 

@@ -50,8 +50,7 @@ impl View {
         }
     }
 
-    /// Whether every other follower is known to hold what `leaver` may have acknowledged, by this primary's INFO, and they
-    /// are enough.
+    /// Whether every other follower is known to hold what `leaver` may have acknowledged, by this primary's INFO.
     pub fn passed_without(&self, group: &Group, seat: &Seat, leaver: NodeId) -> bool {
         let Some((_, mark)) = seat.leave_marks.get(&leaver) else { return false };
         let Some(info) = seat.instance.seen() else { return false };
@@ -59,7 +58,7 @@ impl View {
             let address = group.members.get(node).map(|member| &member.announce);
             info.replicas.iter().any(|row| Some(&row.address) == address && row.online && row.offset >= *mark)
         };
-        group.enough_without(leaver) && group.followers.keys().filter(|node| **node != leaver).all(holds)
+        group.followers.keys().filter(|node| **node != leaver).all(holds)
     }
 }
 

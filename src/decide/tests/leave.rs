@@ -127,6 +127,15 @@ fn the_primary_proposes_the_second_commit_and_settles_departures() {
         );
         assert_eq!(proposed(&agent.looked(1120, whole)), [found]);
     }
+    // The primary alone is fewer than W.
+    let mut alone = state(3);
+    for n in [3, 2] {
+        let since = since(&alone, n);
+        apply(&mut alone, GroupCommand::Drop { node: NodeId(n), since });
+    }
+    let mut agent = serving(&alone);
+    agent.heard(1100, 2, Item::Rested { group: name(), version: alone.groups[&name()].version });
+    assert_eq!(proposed(&agent.looked(1110, info(1, None))), []);
 }
 
 /// S5: `min-replicas-to-write` is W-1 under `quorum`, whoever is attached, and rises with W at once.

@@ -119,24 +119,6 @@ fn the_primary_reads_its_offset_after_the_seal_is_known() {
 }
 
 #[test]
-fn the_primary_alone_dispenses_with_nobody() {
-    let mut state = state(3);
-    for n in [3, 2] {
-        let gone = dropped(&state, n);
-        apply(&mut state, gone);
-    }
-    let mut view = primary(&state);
-    rested(&mut view, 1200, 2, version(&state));
-    read(&mut view, 1250, 500, &[]);
-    assert!(!passed(&view, 2), "W = 2");
-    apply(&mut state, GroupCommand::Follow { node: NodeId(3), run_id: "run3".into() });
-    applied(&mut view, 1300, &state);
-    rested(&mut view, 1310, 2, version(&state));
-    read(&mut view, 1350, 500, &[(3, 500)]);
-    assert!(passed(&view, 2));
-}
-
-#[test]
 fn who_left_without_proof_is_settled_by_its_seal_or_by_its_removal() {
     let mut state = state(3);
     let gone = dropped(&state, 2);
