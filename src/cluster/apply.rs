@@ -205,6 +205,8 @@ impl Group {
         if let Some(departed) = self.departed.get_mut(&node) {
             departed.since = self.version.next();
         }
+        // Nobody waits for the report of one that is gone.
+        self.forced = self.forced.filter(|forced| *forced != node);
     }
 
     /// W is a majority of the data members. When it rises, R keeps the old one until that is settled (S5).

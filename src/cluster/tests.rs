@@ -229,6 +229,10 @@ fn force_seals_and_names_the_next() {
     assert_eq!((&group(&other).phase, group(&other).forced), (&sealed, Some(NodeId(3))), "the last word counts");
     let promoted = accepted(&other, promotion(3));
     assert_eq!((group(&promoted).epoch, group(&promoted).forced), (Epoch(2), None));
+    // Nobody waits for one that is removed.
+    let gone =
+        accepted(&accepted(&forced, leaving::dropped(&forced, 2)), GroupCommand::RemoveMember { node: NodeId(2) });
+    assert_eq!(group(&gone).forced, None);
     // One that nobody ever let in may be the last that has anything.
     let stranger = accepted(&accepted(&state, leaving::dropped(&state, 4)), force(4));
     assert_eq!(group(&accepted(&stranger, promotion(4))).primary_node(), Some(NodeId(4)));

@@ -8,6 +8,10 @@ use crate::cluster::{Epoch, Group, GroupName, NodeId, Offset, Phase};
 use crate::decide;
 use crate::decide::Decision;
 use crate::view::{Moment, Report, Seat, View};
+use std::time::Duration;
+
+/// A silence as long as this is worth a word, or half a lease if that is longer.
+const SILENT: Duration = Duration::from_millis(400);
 
 /// What is known of one member's data.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +37,7 @@ pub fn risks(view: &View, decision: &Decision, name: &GroupName, to: NodeId) -> 
         ));
     }
     let target = known(view, decision, name, group, seat, to);
-    said.extend(of_target(&view.name_of(to), &target));
+    said.extend(of_target(&view.name_of(to), &target, group.epoch));
     for node in group.members.keys().filter(|node| **node != to) {
         let other = known(view, decision, name, group, seat, *node);
         said.extend(against(view, *node, &view.name_of(to), &target, &other));
@@ -41,7 +45,7 @@ pub fn risks(view: &View, decision: &Decision, name: &GroupName, to: NodeId) -> 
     said
 }
 
-fn of_target(name: &str, target: &Known) -> Vec<String> {
+fn of_target(name: &str, target: &Known, epoch: Epoch) -> Vec<String> {
     let mut said = Vec::new();
     if let Some(silent) = &target.silent {
         said.push(format!("{name} itself is {silent}: it cannot be promoted before it answers"));
@@ -51,6 +55,11 @@ fn of_target(name: &str, target: &Known) -> Vec<String> {
     }
     if target.voided {
         said.push(format!("a full resynchronisation of {name} was cut off: what it holds may be half of anything"));
+    }
+    if let Some(own) = target.lineage.filter(|own| *own < epoch) {
+        said.push(format!(
+            "the data of {name} is of epoch {own}, and the group came to epoch {epoch}: what was written since may be lost"
+        ));
     }
     if target.lineage.is_none() {
         said.push(format!("nothing proves which epoch the data of {name} belongs to: it may be old"));
@@ -79,6 +88,9 @@ fn against(view: &View, node: NodeId, to: &str, target: &Known, other: &Known) -
         (own, theirs, Some(offset), Some(further)) if further > offset && (own == theirs || own.is_none()) => {
             format!("{to} lacks up to {} bytes that {name} held when last heard", further.0 - offset.0)
         }
+        (Some(_), None, ..) if other.silent.is_none() && other.offset.is_some() && other.keys != Some(0) => {
+            format!("nothing proves which epoch the data of {name} belongs to: it may hold what {to} lacks")
+        }
         _ => String::new(),
     };
     let said: Vec<String> = [missing, behind].into_iter().filter(|part| !part.is_empty()).collect();
@@ -103,7 +115,8 @@ fn known(view: &View, decision: &Decision, name: &GroupName, group: &Group, seat
             .map(|report| report.offset)
             .or(health.and_then(|health| health.offset))
             .max(served.map(|(_, offset)| offset)),
-        silent: super::status::silence(view, node),
+        // Who fell silent a moment ago may be dead, and what it said before that is old.
+        silent: super::silence::silent_beyond(view, node, (view.lease() / 2).max(SILENT)),
         keys: report.map(|report| report.keys).or(info.map(|info| info.keys)),
         voided: report.is_some_and(|report| report.voided),
     }
@@ -120,5 +133,5 @@ pub const LONELY_LEASES: u32 = 4;
 
 /// Whether a majority has been out of reach for long enough, `since` when it was last seen.
 pub fn lonely(view: &View, since: Moment) -> bool {
-    view.now.since(since) >= (view.lease() * LONELY_LEASES).max(std::time::Duration::from_secs(3))
+    view.now.since(since) >= (view.lease() * LONELY_LEASES).max(Duration::from_secs(3))
 }

@@ -17,6 +17,7 @@ pub mod protocol;
 pub mod render;
 pub mod report;
 pub mod server;
+pub mod silence;
 pub mod status;
 
 /// Where the control socket is when neither `--socket` nor a config says otherwise.

@@ -9,7 +9,7 @@
 
 use super::protocol::{Done, GroupDone, MembersReport, Switched};
 use super::report::{ChangeStatus, GroupStatus, Health, InstanceStatus, NodeStatus, PostureWord, Role, StatusReport};
-use super::status::words;
+use super::silence::words;
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use std::fmt::Display;
 use std::time::Duration;

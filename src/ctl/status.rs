@@ -11,14 +11,13 @@ use super::report::{
     ChangeStatus, GroupStatus, Health, InstanceStatus, LossStatus, NodeStatus, PauseStatus, PhaseWord, PostureWord,
     Role, StatusReport,
 };
+use super::silence::silence;
 use crate::cluster::{Change, Durability, Epoch, Group, GroupName, Guarantee, Lost, NodeId, Offset, Phase};
 use crate::decide::{self, Choice, Decision};
-use crate::view::{Health as Said, Moment, Seat, View, loss_text};
+use crate::view::{Health as Said, Seat, View, loss_text};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// A node silent for this many leases is shown as down.
-pub const SILENT_LEASES: u32 = 2;
 /// How many of the last changes the report carries.
 pub const CHANGES_SHOWN: usize = 5;
 
@@ -110,20 +109,6 @@ fn quorum(view: &View, raft: &RaftFacts) -> Result<NodeId, String> {
     match silence(view, leader) {
         None => Ok(leader),
         Some(silent) => Err(format!("the Raft leader {} is {silent}", view.name_of(leader))),
-    }
-}
-
-/// None if the node was heard within two leases; else for how long it was not, in words.
-pub(super) fn silence(view: &View, node: NodeId) -> Option<String> {
-    let limit = if view.lease().is_zero() { Duration::from_secs(2) } else { view.lease() * SILENT_LEASES };
-    if node == view.me {
-        return None;
-    }
-    let heard: Option<Moment> = view.peers.get(&node).and_then(|peer| peer.heard);
-    match heard.map(|heard| view.now.since(heard)) {
-        Some(length) if length <= limit => None,
-        Some(length) => Some(format!("not heard for {}", words(length))),
-        None => Some(format!("not heard since this agent started {} ago", words(view.now.since(view.started)))),
     }
 }
 
@@ -416,17 +401,4 @@ fn durability_word(durability: Durability) -> &'static str {
 
 fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A length of time as people say it: `340 ms`, `3.2 s`, `75 s`, `4 min`, `5 h`, `3 d`.
-pub(super) fn words(length: Duration) -> String {
-    let seconds = length.as_secs();
-    match seconds {
-        0 => format!("{} ms", length.as_millis()),
-        1..60 => format!("{}.{} s", seconds, length.subsec_millis() / 100),
-        60..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} d", seconds / 86_400),
-    }
 }

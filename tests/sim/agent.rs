@@ -54,6 +54,8 @@ pub fn host(rng: &mut Rng, index: usize, shape: &Shape, names: &[GroupName]) -> 
         slow_disk: false,
         slow_redis: false,
         excused_until: 0,
+        generation: 1,
+        superseded: false,
         mindless_since: None,
     }
 }
@@ -68,7 +70,7 @@ pub fn inst(rng: &mut Rng, place: usize, shape: &Shape) -> Inst {
         redis.backlog = 64;
     }
     redis.alive = member && host < shape.first;
-    Inst { member, redis, stamp: None, vip_until: 0 }
+    Inst { member, redis, stamp: None, vip_until: 0, newest_told: 0 }
 }
 
 impl World {
@@ -264,8 +266,12 @@ impl World {
         } else {
             Sight::Info(redis.info(asked, self.now))
         };
+        let info = matches!(seen, Sight::Info(_));
         let delay = if slow { self.rng.between(50, 900) * MS } else { MS / 5 + self.rng.below(3 * MS) };
         self.tell(host, delay, What::Instance { group: self.name_at(at), seen });
+        if info {
+            self.tell_newest(at, host);
+        }
     }
 
     /// The watcher sees a process die: its connection is closed and a new one refused (S7).
@@ -395,6 +401,10 @@ impl World {
 
     /// A message arrives.
     pub fn deliver(&mut self, from: usize, to: usize, items: Vec<Item>) {
+        let checked = self.mutation != Some(Mutation::GenerationUnchecked);
+        if checked && self.hosts[from].generation != self.hosts[to].generation {
+            return;
+        }
         let Some(agent) = &self.hosts[to].agent else { return };
         let life = agent.life;
         self.input(to, life, Input::What(Box::new(What::Heard { from: id(from), items })));
@@ -432,6 +442,9 @@ impl World {
         }
         if is.is_none() && was.is_some() {
             self.check_promotion(at);
+        }
+        if was != is && is == Some(Upstream::Nowhere) {
+            self.check_detached(at);
         }
         if was == Some(Upstream::Nowhere) && matches!(is, Some(Upstream::Host(_))) && self.runs > self.first_runs {
             self.covered.rejoins += 1;

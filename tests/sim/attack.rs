@@ -1,5 +1,6 @@
 //! Directed faults: sequences that a weakened rule needs and that chance seldom brings. The sound core passes them too.
 
+use crate::agent::id;
 use crate::events::{Cure, Ev};
 use crate::trace::label;
 use crate::world::{MS, World, group_at, host_at, place};
@@ -51,6 +52,24 @@ pub enum Attack {
     Instances,
     /// A follower leaves and is back before its leaving is complete (S5).
     Leave,
+    /// The primary is cut off with a fresh lease, and an operator forces another one.
+    ForceCut,
+    /// A replica lags, the primary's host dies, and an operator forces the laggard.
+    ForceLag,
+    /// An operator forces one whose instance is dead for good.
+    ForceDead,
+    /// All hosts but one are lost, and an operator lets that one go on alone.
+    Generation,
+    /// All hosts lose power, and one never returns (S14).
+    OneGone,
+    /// The primary is cut off and writes on; soon after its successor serves all hosts lose power (S14).
+    BranchCut,
+    /// None of its own: the first start finds a primary with replicas that hold data (S13).
+    Adopt,
+    /// None of its own: the first start finds two sets of data (S13).
+    TwoSets,
+    /// Hosts join, some with data of their own (S13).
+    Strangers,
 }
 
 impl World {
@@ -103,6 +122,10 @@ impl World {
                 self.at(2500 * MS, Ev::Cure(Cure::Net));
             }
             Attack::Flaky => self.attack_flaky(primary),
+            Attack::Generation | Attack::OneGone | Attack::BranchCut | Attack::Strangers => {
+                self.attack_hosts(attack, primary, other);
+            }
+            Attack::ForceCut | Attack::ForceLag | Attack::ForceDead => self.attack_force(attack, group, primary, other),
             _ => self.attack_data(attack, group, primary, other),
         }
     }
@@ -250,6 +273,10 @@ impl World {
             Cure::FenceOrder(at) => {
                 tr!(self, "ATTACK {} is ordered to fence", label(at));
                 self.tell(host_at(at), 0, What::FenceOrdered { group: self.name_at(at) });
+            }
+            Cure::PowerCut => self.power_cut(),
+            Cure::Force(group, host) => {
+                self.force_node(group, id(host));
             }
             Cure::Stamp(at, stamp) => self.insts[at].stamp = Some(stamp),
             Cure::Split(one, other) => {

@@ -10,7 +10,7 @@ use crate::trace::label;
 use crate::world::{LEASE, MS, Ns, World, group_at, host_at, place};
 use mainstay::cluster::{Durability, Epoch, Group, GroupCommand, GroupName, Guarantee, NodeId, RunId, State, Why};
 use mainstay::view::{Moment, Report};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 /// What the invariants remember.
 #[derive(Debug)]
@@ -39,6 +39,12 @@ pub struct Book {
     pub vacancies: BTreeMap<usize, BTreeMap<(GroupName, Epoch), BTreeSet<NodeId>>>,
     /// What came back with data that the group lacks (S11).
     pub losses: crate::loss::Losses,
+    /// Acknowledged within the last half of a lease: not known to everybody yet.
+    pub lately: VecDeque<(Ns, u64)>,
+    /// What an operator forces.
+    pub order: Option<crate::force::Order>,
+    /// What was there at the first start.
+    pub found: crate::starts::Found,
 }
 
 impl Book {
@@ -62,6 +68,9 @@ impl Book {
             stretched: BTreeMap::new(),
             vacancies: BTreeMap::new(),
             losses: crate::loss::Losses::default(),
+            lately: VecDeque::new(),
+            order: None,
+            found: crate::starts::Found::default(),
         }
     }
 }
@@ -87,13 +96,22 @@ impl World {
         let why = new.history.back().map(|change| change.why);
         self.cover(old.primary_node(), *successor, why, *guarantee);
         self.check_chosen(number, before, old, new, *successor);
+        self.check_forced(number, old, *successor, *guarantee);
+        self.check_adopted(number, old, *successor, *guarantee);
         let at = place(host_of(*successor), number);
+        if *guarantee == Guarantee::Forced || self.insts[at].redis.run_id() != *run_id {
+            // An operator's word goes before a handover; and another process than was promoted serves nothing.
+            self.books[number].handover = None;
+        }
         self.check_switched(number, old.epoch, at);
         let redis = &self.insts[at].redis;
-        let sealed = redis.alive && redis.run_id() == *run_id && *guarantee != Guarantee::Forced;
+        let sealed = redis.alive && redis.run_id() == *run_id;
         if sealed && redis.offset != start.0 {
             let text = format!("{} is at {} and was promoted at {start}", label(at), redis.offset);
             self.violate("report-true", text);
+        }
+        if self.insts[at].redis.run_id() == *run_id {
+            self.check_cold(number, old, new.epoch, *successor, *guarantee);
         }
         let book = &mut self.books[number];
         book.promoted.insert((at, run_id.clone()));
@@ -180,14 +198,14 @@ impl World {
         let book = &mut self.books[number];
         let (sealed_at, paused) = (book.sealed_at, book.paused);
         book.promoted_at = self.now;
-        if guarantee == Guarantee::Forced {
-            return;
-        }
         if never {
             self.violate("never-priority-zero", format!("node {successor} of priority 0 was promoted"));
         }
         if !sealed {
             self.violate("promote-after-seals", format!("epoch {} began without a majority of seals", new.epoch));
+        }
+        if guarantee == Guarantee::Forced {
+            return;
         }
         let lasts = |since: Ns, length: Ns| self.now - since < length / 100 * 96;
         if paused.is_some_and(|(since, length)| lasts(since, length)) && !planned {

@@ -3,6 +3,8 @@
 
 #[path = "../../src/cluster/mod.rs"]
 pub mod cluster;
+#[path = "core_ctl.rs"]
+pub mod ctl;
 #[path = "../../src/decide/mod.rs"]
 pub mod decide;
 #[path = "../../src/view/mod.rs"]

@@ -59,6 +59,8 @@ pub enum Ev {
         life: u64,
         index: usize,
     },
+    /// The operator looks after a new generation.
+    Generation,
     Fault,
     Cure(Cure),
     Heal,
@@ -101,4 +103,22 @@ pub enum Cure {
     Narrow(usize, bool),
     FenceOrder(usize),
     Stamp(usize, mainstay::view::Stamp),
+    /// An operator's word: the group, and the host that is to be promoted.
+    Force(usize, usize),
+    /// An operator gives up what is not the group's data.
+    Bootstrap(usize),
+    PowerCut,
+}
+
+impl Ev {
+    /// The host in whose generation of the cluster it happens.
+    pub fn host(&self) -> Option<usize> {
+        match self {
+            Ev::Agent { host, .. } | Ev::Written { host, .. } | Ev::Apply { host, .. } => Some(*host),
+            Ev::Deliver { to, .. } => Some(*to),
+            Ev::MarkWritten { place, .. } => Some(crate::world::host_at(*place)),
+            Ev::RemoteSeal { from, .. } | Ev::Commit { from, .. } => Some(*from),
+            _ => None,
+        }
+    }
 }

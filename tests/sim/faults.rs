@@ -38,12 +38,19 @@ impl World {
         let primary = self.primary_host(group);
         let any = self.rng.index(self.hosts.len());
         let host = primary.filter(|_| self.rng.permille(500)).unwrap_or(any);
-        if let Some(attack) = plan.attack.filter(|_| self.rng.permille(400)) {
+        // Only where there are numbers left to join under.
+        if self.raft.members.len() + 2 < self.hosts.len() && self.rng.permille(60) && self.lose_all_but(any) {
+            return;
+        }
+        if let Some(attack) = plan.attack.filter(|_| !self.delicate() && self.rng.permille(400)) {
             self.attack(attack, group, host);
             return;
         }
         let at = place(host, group);
-        match self.rng.below(33) {
+        if self.delicate() {
+            return;
+        }
+        match self.rng.below(36) {
             0..=3 => self.crash_agent(host),
             4..=7 => self.stall(host),
             8..=9 => self.crash_host(host),
@@ -69,11 +76,19 @@ impl World {
             31 => {
                 self.leave(any);
             }
-            _ => {
+            32 => {
                 if self.rng.permille(150) {
                     self.power_cut();
                 }
             }
+            33..=34 => self.order_force(group),
+            _ => match self.rng.below(8) {
+                0 => self.power_cut_for_good(any),
+                1..=5 => {
+                    self.lose_all_but(any);
+                }
+                _ => {}
+            },
         }
     }
 
@@ -168,12 +183,7 @@ impl World {
             return;
         }
         let held = self.insts[at].redis.data.len();
-        let kept = match self.rng.below(4) {
-            0 => 0,
-            1 => held,
-            _ => self.rng.index(held + 1),
-        };
-        let rdb = self.rng.permille(700);
+        let (kept, rdb) = self.disk.found(&mut self.rng, held);
         let (kept, rdb) = self.told.as_ref().map_or((kept, rdb), |told| told.found[at]);
         let loading = self.rng.below(400) * MS;
         self.bear_instance(at, kept, rdb, loading);
@@ -326,7 +336,8 @@ impl World {
             }
             Cure::Instance(at) => self.restart_instance(at),
             Cure::Unhang(at, run) => self.unhang(at, run),
-            Cure::Mute(host) if !self.healed => self.net.mute(host),
+            Cure::Bootstrap(group) => self.bootstrap(group),
+            Cure::Mute(host) if !self.healed && !self.delicate() => self.net.mute(host),
             Cure::Mute(_) => {}
             Cure::Seal(group) if !self.healed => self.order_seal(group),
             Cure::Seal(_) => {}

@@ -98,7 +98,9 @@ impl World {
 
     /// With every client's step: who would accept a write now.
     pub fn check_accepting(&mut self, group: usize) {
-        let places = (0..self.hosts.len()).map(|host| place(host, group));
+        // What ran before its agent came serves until that has detached it.
+        let ran = &self.books[group].found.running;
+        let places = (0..self.hosts.len()).map(|host| place(host, group)).filter(|at| !ran.contains(at));
         let accepting: Vec<usize> = places.filter(|at| self.insts[*at].redis.accepts(self.now)).collect();
         for at in &accepting {
             let run_id = self.insts[*at].redis.run_id();
@@ -172,7 +174,12 @@ impl World {
             }
             return;
         }
-        self.books[group].acknowledged.push(write);
+        let book = &mut self.books[group];
+        book.acknowledged.push(write);
+        book.lately.push_back((self.now, write));
+        while book.lately.front().is_some_and(|(at, _)| self.now - at > 500 * MS) {
+            book.lately.pop_front();
+        }
     }
 
     /// What an agent says leaves it only when it is on disk.

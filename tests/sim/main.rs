@@ -2,9 +2,9 @@
 //! after every event and liveness after the faults end.
 //!
 //! `MAINSTAY_SIM_SEEDS=n` and `MAINSTAY_SIM_SECONDS=s` set how many seeds a batch runs and for how long at least,
-//! `MAINSTAY_SIM_FROM=x` where it begins; `MAINSTAY_SIM_SEED=x` replays one and prints its trace, the last
-//! `MAINSTAY_SIM_LINES` lines of it. A failing seed prints the command that replays it. Told stories: see `scenario/`.
-//! What the model of Redis is worth: see `real/`.
+//! `MAINSTAY_SIM_FROM=x` where it begins, `MAINSTAY_SIM_ATTACK=x` a directed attack on each;
+//! `MAINSTAY_SIM_SEED=x` replays one and prints its trace, the last `MAINSTAY_SIM_LINES` lines of it. A failing seed prints
+//! the command that replays it. Told stories: see `scenario/`. What the model of Redis is worth: see `real/`.
 
 #![allow(unreachable_pub, missing_docs, reason = "a test target has no public interface")]
 #![allow(
@@ -19,9 +19,12 @@ mod attack;
 mod broken;
 mod changes;
 mod clients;
+mod cold;
 mod covered;
 mod events;
 mod faults;
+mod force;
+mod generation;
 mod invariants;
 mod leash;
 mod leaving;
@@ -37,6 +40,7 @@ mod rng;
 mod runs;
 mod scenario;
 mod settled;
+mod starts;
 mod tasks;
 mod trace;
 
@@ -79,10 +83,14 @@ fn seeds_hold() {
     let begun = Instant::now();
     let length = Duration::from_secs(setting("MAINSTAY_SIM_SECONDS").unwrap_or(0));
     let total: Mutex<Covered> = Mutex::new(Covered::default());
+    let attack = std::env::var("MAINSTAY_SIM_ATTACK").ok().map(|name| {
+        let named = LIST.iter().filter_map(|entry| entry.attack).find(|attack| format!("{attack:?}") == name);
+        named.expect("no mutation with that attack")
+    });
     let (count, failure) = batch(
         |seed| seed < seeds || begun.elapsed() < length,
         |seed| {
-            let case = Case::sound(from + seed);
+            let case = Case { attack, ..Case::sound(from + seed) };
             let (world, violation) = guarded(case, false);
             if let Some(world) = world {
                 total.lock().unwrap_or_else(PoisonError::into_inner).add(&world.covered);
@@ -95,7 +103,7 @@ fn seeds_hold() {
     }
     let all = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!("{count} seeds in {} s, {} events a second\n{all:#?}", begun.elapsed().as_secs(), rate(&all, begun));
-    if count >= 50 {
+    if count >= 50 && attack.is_none() {
         all.floor(count);
     }
 }

@@ -57,7 +57,8 @@ impl World {
     pub fn join(&mut self) -> bool {
         let leader = self.raft.leader.filter(|leader| self.quorum_at(*leader, |_, _| true));
         let host = host_of(self.committed().next_node);
-        let (Some(leader), true) = (leader, host < self.hosts.len()) else { return false };
+        let room = host < self.hosts.len() && !self.founding_on();
+        let (Some(leader), true) = (leader, room) else { return false };
         let known: BTreeSet<String> = self.committed().nodes.values().map(|node| node.name.clone()).collect();
         let name = (0..=host).map(|n| format!("n{}", n + 1)).find(|name| !known.contains(name)).unwrap_or_default();
         tr!(self, "operator: host {} joins as {name}", host + 1);
@@ -67,9 +68,13 @@ impl World {
         }
         self.raft.members.insert(host);
         self.hosts[host].joined = true;
+        self.hosts[host].generation = self.generation;
         self.hosts[host].up = true;
         for at in self.places(host) {
             self.insts[at].redis.alive = self.insts[at].member;
+            if self.insts[at].member && self.told.is_none() && self.rng.permille(250) {
+                self.join_with_data(at);
+            }
         }
         self.start_agent(host);
         self.covered.joins += 1;
@@ -80,7 +85,8 @@ impl World {
     pub fn leave(&mut self, host: usize) -> bool {
         let primary = self.committed().groups.values().any(|group| group.primary_node() == Some(id(host)));
         let fit = self.raft.members.contains(&host) && self.raft.voters.len() > 2 && self.raft.leaving.is_none();
-        if primary || !fit {
+        let thin = self.gone.is_some() || self.founding_on();
+        if primary || !fit || thin {
             return false;
         }
         if self.raft.leader == Some(host) {

@@ -43,7 +43,7 @@ mutations! {
     /// S1 (20): a successor that never gets a lease in time holds on to its epoch.
     NeverGivesUp: ["settles"], Some(Attack::LateAnswers), 0;
     /// S2: a guardian seals while its promise is live.
-    SealsEarly: LEASES, Some(Attack::CutAndSeal), 1;
+    SealsEarly: LEASES, Some(Attack::CutAndSeal), 0;
     /// S2: a restarted guardian, having forgotten its promises, seals at once.
     SealsAtOnceRestarted: LEASES, Some(Attack::Forget), 1;
     /// S2: a restarted guardian votes at once.
@@ -53,11 +53,11 @@ mutations! {
     /// S2: a guardian says that it sealed before that is on disk.
     SealNotDurable: ["seal-durable"], None, 0;
     /// S2: a member reports before its seal is on disk.
-    ReportNotDurable: ["report-durable"], None, 4;
+    ReportNotDurable: ["report-durable"], None, 2;
     /// S2: a promise is given before its lease is on disk.
     PromiseNotDurable: ["promise-durable"], None, 0;
     /// S2: a guardian promises an epoch below its seal.
-    PromisesBelowSeal: ["promise-after-seal"], Some(Attack::LeaderCut), 1643;
+    PromisesBelowSeal: ["promise-after-seal"], Some(Attack::LeaderCut), 135;
     /// S2: the surrender is said while the fence is still under way.
     SurrenderBeforeFence: ["surrender-fenced"], None, 4;
     /// S2: the surrender is said before its mark is on disk.
@@ -65,7 +65,7 @@ mutations! {
     /// S2 (17): the stamp is merely erased.
     StampErased: ["surrender-marked", "surrender-final"], Some(Attack::Restart), 0;
     /// S2 (5): a late stamp replaces the mark.
-    StampOverMark: ["surrender-final", "two-leases"], Some(Attack::Restart), 0;
+    StampOverMark: ["surrender-final", "two-leases"], Some(Attack::Restart), 1;
     /// S3: the leader promotes without a majority of durable seals.
     PromotesWithoutSeals: ["promote-after-seals"], None, 5;
     /// S3: a member reports without having detached its instance.
@@ -87,7 +87,7 @@ mutations! {
     /// S4: an instance that was just let in claims lineage at once.
     LineageAtOnce: ["wait-kept"], None, 121;
     /// S4 (15, 22): a full resynchronisation, seen under way, leaves lineage standing.
-    SyncKeepsLineage: ["wait-kept"], Some(Attack::CutSync), 10;
+    SyncKeepsLineage: ["wait-kept"], Some(Attack::CutSync), 15;
     /// S4: the least data wins.
     WorstDataWins: ["wait-kept"], None, 3;
     /// S4: priority 0 is promoted.
@@ -105,7 +105,7 @@ mutations! {
     /// S5: under `quorum` a promotion goes without the proof.
     QuorumUnproved: ["quorum-needs-proof"], None, 2;
     /// S5 (21): a follower whose instance is down is not missed; writes stay refused.
-    NobodyIsMissed: ["settles"], Some(Attack::DeadReplica), 10;
+    NobodyIsMissed: ["settles"], Some(Attack::DeadReplica), 3;
     /// S5 (6): the primary runs with min-replicas 0 though it has followers: a frozen agent's instance serves on.
     MinReplicasZero: ["two-servers"], Some(Attack::FreezeCut), 21;
     /// S6: an instance starts as a primary.
@@ -117,11 +117,11 @@ mutations! {
     /// S8: the VIP has no lifetime.
     VipForEver: ["vip-leash"], None, 7;
     /// S8: the VIP is refreshed without a lease.
-    VipWithoutLease: ["vip-follows-lease"], None, 0;
+    VipWithoutLease: ["vip-follows-lease"], None, 2;
     /// S8: a follower whose agent has heard no renewal for a lease stays attached.
     FollowsInSilence: ["two-servers"], Some(Attack::FreezePair), 1110;
     /// S9 (8): `NO ONE` waits in a stalled instance and is executed after the seal.
-    LateNoOne: ["two-servers", "surrender-fenced"], Some(Attack::HangSuccessor), 6;
+    LateNoOne: ["two-servers", "surrender-fenced"], Some(Attack::HangSuccessor), 3;
     /// S10: the handover goes on before the successor has the frozen offset.
     HandoverTooEarly: ["switchover-keeps"], Some(Attack::Switch), 41;
     /// S10 (11): the replicas are cut off at the freeze, and a ping comes between drain and seal.
@@ -135,15 +135,51 @@ mutations! {
     /// S12 (13): the guardians change in one step.
     GuardiansAtOnce: LEASES, Some(Attack::Joint), 12;
     /// S12 (13): the primary says that it renews under both majorities, and counts the old one only.
-    CountsOldMajority: LEASES, Some(Attack::Joint), 5;
+    CountsOldMajority: LEASES, Some(Attack::Joint), 9;
     /// S12: seals count by the coming majority alone.
     SealsByOneMajority: ["promote-after-seals", "two-leases"], Some(Attack::Joint), 102;
     /// S14: the applied state goes back at a restart.
     StateGoesBack: ["epoch-monotonic"], None, 40;
     /// S14 (10): a cold start does not wait for those that could still report.
-    ColdStartHurries: ["cold-start-waits"], Some(Attack::PowerCut), 6;
+    ColdStartHurries: ["cold-start-waits"], Some(Attack::PowerCut), 0;
     /// S14: an empty instance is chosen though another holds data.
     EmptyChosen: ["never-empty-over-data"], Some(Attack::PowerCut), 9;
     /// Pause: promotions go on.
     PauseIgnored: ["paused-means-paused"], None, 2;
+    /// Force: guardians seal at once, though the old primary's lease still runs.
+    ForceSealsEarly: LEASES, Some(Attack::ForceCut), 0;
+    /// Force: the named one is promoted without a majority of seals.
+    ForceHurries: ["promote-after-seals"], Some(Attack::ForceCut), 0;
+    /// Force: the event says that nothing was lost.
+    ForceSaysKept: ["wait-kept"], Some(Attack::ForceLag), 0;
+    /// Force: the prompt names nothing that may be lost.
+    ForceSaysNothing: ["forced-loss-is-said"], Some(Attack::ForceLag), 0;
+    /// Force: another one than the named one is promoted.
+    ForceTakesAnother: ["forced-by-order"], Some(Attack::ForceLag), 0;
+    /// Force: the group chooses by itself before the named one had its time.
+    ForceGivesUpAtOnce: ["force-waits-for-its-node"], Some(Attack::ForceLag), 10;
+    /// Force: a named one that never reports is waited for for ever.
+    ForceWaitsForEver: ["settles"], Some(Attack::ForceDead), 4;
+    /// Generations: the handshake takes nodes of an older one.
+    GenerationUnchecked: ["older-generation-acts"], Some(Attack::Generation), 6;
+    /// Generations: that its own is over is not recorded, and forgotten with a restart.
+    GenerationForgotten: ["older-generation-acts"], Some(Attack::Generation), 13;
+    /// S13: of two sets of data the larger one is taken without being asked.
+    FirstStartGuesses: ["adoption-never-guesses"], Some(Attack::TwoSets), 0;
+    /// S13: who ran as the primary is forgotten when it is detached.
+    AdoptionForgetsPrimary: ["adopted-primary-stays"], Some(Attack::Adopt), 0;
+    /// S13: members are detached before everybody is introduced.
+    AdoptionHurries: ["adoption-patient"], Some(Attack::Adopt), 0;
+    /// S13: the adopted primary's replication history is cut, and its replicas must synchronise in full.
+    AdoptionCutsHistory: ["adoption-continues"], Some(Attack::Adopt), 89;
+    /// S13: what a joining member holds is thrown away unasked.
+    ForeignDataWiped: ["foreign-data-kept"], Some(Attack::Strangers), 0;
+    /// S14: a cold start takes the least offset.
+    ColdStartTakesLeast: ["cold-start-keeps"], Some(Attack::PowerCut), 26;
+    /// S14: a cold start compares offsets without regard to whose history they belong to.
+    ColdStartByLength: ["cold-start-keeps"], Some(Attack::BranchCut), 53;
+    /// S14: where an AOF keeps no offset, another than the last primary is taken.
+    ColdStartPassesOver: ["cold-start-keeps"], Some(Attack::PowerCut), 150;
+    /// S14: a cold start does not wait for the one that could still come.
+    ColdStartWaitsForNobody: ["cold-start-waits"], Some(Attack::OneGone), 1;
 }

@@ -4,9 +4,7 @@
 use crate::agent::id;
 use crate::events::{Ev, Input};
 use crate::mutation::Mutation;
-use crate::redis::announce;
-use crate::trace::label;
-use crate::world::{MS, Ns, World, host_at, place};
+use crate::world::{Host, MS, Ns, World, place};
 use mainstay::cluster::{Command, GroupCommand, GuardianChange, Incarnation, Node, NodeId, State, majority};
 use mainstay::view::{Leadership, Topic, What};
 use std::collections::BTreeSet;
@@ -24,6 +22,8 @@ pub struct Raft {
     pub leaving: Option<(usize, Ns)>,
     /// Since when it waits for the proof that it may (S5).
     pub proof_since: Option<Ns>,
+    /// Of the cluster: a node that was told to go on alone founds the next one.
+    pub generation: u64,
     /// After so many entries.
     pub states: Vec<Arc<State>>,
     /// Up to which entry each agent was served.
@@ -52,12 +52,20 @@ impl Raft {
             voters: (0..first).collect(),
             leaving: None,
             proof_since: None,
+            generation: 1,
             states: vec![Arc::new(state)],
             sent: vec![0; n],
             told,
             lost_since: None,
             alone_since: alone,
         }
+    }
+
+    /// One node's, which goes on alone with what it had applied.
+    pub fn alone(n: usize, host: usize, generation: u64, term: u64, state: State) -> Self {
+        let (members, voters) = (BTreeSet::from([host]), BTreeSet::from([host]));
+        let states = vec![Arc::new(state)];
+        Self { term: term + 1, members, voters, generation, states, ..Self::new(n, 1) }
     }
 }
 
@@ -74,9 +82,10 @@ impl World {
 
     pub fn quorum_at(&self, host: usize, may: impl Fn(&Self, usize) -> bool) -> bool {
         let voters = &self.raft.voters;
+        let ours = |voter: usize| self.awake(voter) && self.hosts[voter].generation == self.raft.generation;
         let reached =
-            voters.iter().filter(|v| self.awake(**v) && self.net.both(host, **v) && (**v == host || may(self, **v)));
-        self.awake(host) && voters.contains(&host) && reached.count() >= majority(voters.len())
+            voters.iter().filter(|v| ours(**v) && self.net.both(host, **v) && (**v == host || may(self, **v)));
+        ours(host) && voters.contains(&host) && reached.count() >= majority(voters.len())
     }
 
     /// S2: a restarted voter answers no vote for the longest lease it promised.
@@ -90,6 +99,11 @@ impl World {
     /// Elections, and what the nodes learn of them and of the log.
     pub fn raft_tick(&mut self) {
         self.at(20 * MS, Ev::Raft);
+        self.raft_round();
+        self.as_elder(Self::raft_round);
+    }
+
+    fn raft_round(&mut self) {
         let sound = self.raft.leader.is_some_and(|leader| self.quorum_at(leader, |_, _| true));
         if sound {
             self.raft.lost_since = None;
@@ -136,7 +150,9 @@ impl World {
     }
 
     fn inform(&mut self, host: usize) {
-        let Some(agent) = &self.hosts[host].agent else { return };
+        let generation = self.raft.generation;
+        let ours = |own: &&Host| own.generation == generation;
+        let Some(agent) = Some(&self.hosts[host]).filter(ours).and_then(|own| own.agent.as_ref()) else { return };
         let life = agent.life;
         let known = self.raft.members.contains(&host);
         let reached = self.raft.leader.filter(|leader| known && self.net.both(*leader, host) && self.awake(*leader));
@@ -166,7 +182,8 @@ impl World {
             self.at(lag, Ev::Apply { host, life, index: committed });
         }
         for peer in 0..self.hosts.len() {
-            let up = self.net.both(host, peer) && self.hosts[peer].up && self.hosts[peer].agent.is_some();
+            let other = Some(&self.hosts[peer]).filter(|other| ours(other) && other.up && other.agent.is_some());
+            let up = self.net.both(host, peer) && other.is_some();
             let Some(agent) = self.hosts[host].agent.as_mut() else { return };
             if peer != host && agent.link[peer] != up {
                 agent.link[peer] = up;
@@ -180,6 +197,7 @@ impl World {
     pub fn propose(&mut self, from: usize, topic: Topic, mut command: Command) {
         let Some(agent) = &self.hosts[from].agent else { return };
         let life = agent.life;
+        self.check_patience(from, &command);
         if self.propose_mutation(from, &mut command) {
             return;
         }
@@ -223,6 +241,9 @@ impl World {
         if outcome.is_err() {
             return false;
         }
+        if self.raft.generation < self.generation {
+            self.violate("older-generation-acts", format!("generation {} agreed on a change", self.raft.generation));
+        }
         let state = Arc::new(state);
         self.raft.states.push(Arc::clone(&state));
         let index = self.raft.states.len() - 1;
@@ -253,30 +274,5 @@ impl World {
     /// The state after the last commit.
     pub fn committed(&self) -> &State {
         &self.raft.states[self.raft.states.len() - 1]
-    }
-
-    /// What an operator does where the cluster refused to guess: the most data by force.
-    pub fn force(&mut self, group_number: usize) {
-        let name = self.names[group_number].clone();
-        let Some(group) = self.committed().groups.get(&name) else { return };
-        let expect = group.expect();
-        let fit = |at: &usize| {
-            let promotable = group.members.get(&id(host_at(*at))).is_some_and(|member| member.priority > 0);
-            self.insts[*at].redis.alive && promotable
-        };
-        let places = (0..self.hosts.len()).map(|host| place(host, group_number));
-        let best = places.filter(fit).max_by_key(|at| self.insts[*at].redis.data.len());
-        let Some(best) = best else { return };
-        let redis = &self.insts[best].redis;
-        let change = GroupCommand::Promote {
-            successor: id(host_at(best)),
-            run_id: redis.run_id(),
-            start: mainstay::cluster::Offset(redis.offset),
-            data: None,
-            guarantee: mainstay::cluster::Guarantee::Forced,
-            at_unix_ms: 0,
-        };
-        tr!(self, "operator: forces {} ({})", label(best), announce(best));
-        self.order(&Command::Group { group: name, expect, change });
     }
 }

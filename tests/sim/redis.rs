@@ -125,19 +125,6 @@ impl Command {
             Command::Pause(_) | Command::Unpause | Command::Tune(_) => None,
         }
     }
-
-    /// As an operator would type it.
-    pub fn text(self) -> String {
-        match self {
-            Command::NoOne(min) => format!("REPLICAOF NO ONE, min-replicas {min}"),
-            Command::Nowhere { close: false } => "sealed".to_owned(),
-            Command::Nowhere { close: true } => "sealed, its connections closed".to_owned(),
-            Command::ReplicaOf(place) => format!("REPLICAOF {}", crate::trace::label(place)),
-            Command::Pause(_) => "writes paused".to_owned(),
-            Command::Unpause => "writes go on".to_owned(),
-            Command::Tune(min) => format!("min-replicas {min}"),
-        }
-    }
 }
 
 /// One process.
@@ -164,6 +151,8 @@ pub struct Redis {
     pub replid: u64,
     pub replid2: u64,
     pub second_offset: u64,
+    /// Earlier ids and up to where each held: an RDB keeps the one of its time.
+    pub former: Vec<(u64, u64)>,
     /// `master_repl_offset`.
     pub offset: u64,
     /// The writes it holds.
@@ -207,6 +196,7 @@ impl Redis {
             replid,
             replid2: 0,
             second_offset: 0,
+            former: Vec::new(),
             offset: 0,
             data: Vec::new(),
             stream: None,
@@ -247,6 +237,7 @@ impl Redis {
     pub fn begin_load(&mut self, from: &Self, until: Ns) {
         self.data.clone_from(&from.data);
         self.marks.clear();
+        self.former.clear();
         self.origin = from.offset;
         self.replicas.clear();
         self.stream = None;
@@ -268,8 +259,8 @@ impl Redis {
         let counted = kept.checked_sub(self.data.len() - self.marks.len()).filter(|_| self.has_history());
         let history = counted.map(|counted| {
             let offset = counted.checked_sub(1).map_or(self.origin, |last| self.marks[last]);
-            let former = self.replid2 != 0 && offset < self.second_offset;
-            (if former { self.replid2 } else { self.replid }, offset)
+            let former = self.former.iter().find(|(_, end)| offset < *end);
+            (former.map_or(self.replid, |(replid, _)| *replid), offset)
         });
         Saved { kept, history }
     }
@@ -285,6 +276,8 @@ impl Redis {
             (self.replid, self.offset) = (replid, offset);
             self.marks = old.marks[..file.kept.saturating_sub(before)].to_vec();
             self.origin = old.origin;
+            self.former = old.former;
+            self.former.retain(|(_, end)| *end <= offset);
             self.resumable = true;
         }
         self.saved = Some(file);
@@ -433,6 +426,7 @@ impl Redis {
             Command::NoOne(min_replicas) => {
                 self.min_replicas = min_replicas;
                 if self.upstream.take().is_some() {
+                    self.former.push((self.replid, self.offset));
                     self.replid2 = self.replid;
                     self.second_offset = self.offset;
                     self.replid = rng.draw();
@@ -469,6 +463,7 @@ impl Redis {
     pub fn begin_history(&mut self) {
         self.new_stream();
         self.marks.clear();
+        self.former.clear();
         self.origin = self.offset;
     }
 

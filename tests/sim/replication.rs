@@ -101,6 +101,7 @@ impl World {
             let fresh = self.insts[primary].redis.replid;
             let own = &mut self.insts[place].redis;
             if own.replid != fresh {
+                own.former.push((own.replid, own.offset));
                 (own.replid2, own.second_offset, own.replid) = (own.replid, own.offset, fresh);
                 own.replicas.clear();
             }
@@ -120,6 +121,7 @@ impl World {
             }
             self.insts[primary].redis.served.0 += 1;
             self.covered.full_syncs += 1;
+            self.check_full_sync(place, primary);
             tr!(self, "redis {}: full resynchronisation from {}", label(place), label(primary));
         }
     }
@@ -127,6 +129,7 @@ impl World {
     /// All has come. A diskless load is over at the same moment.
     fn begin_load(&mut self, place: usize, primary: usize) {
         self.check_replaced(place, primary);
+        self.check_foreign(place, primary);
         let time = if self.diskless { 0 } else { self.rng.below(300) * MS };
         let (from, until) = (self.insts[primary].redis.clone(), self.now + time);
         if let Some(attached) = self.insts[primary].redis.replicas.get_mut(&place) {

@@ -52,7 +52,7 @@ fn shape(seed: u64, attack: Option<Attack>) -> Shape {
     let all = |n: usize| (0..n).collect::<Vec<usize>>();
     let kind = match attack {
         Some(Attack::DeadReplica | Attack::CutSync) => 1,
-        Some(Attack::Joint | Attack::Grow) => 3,
+        Some(Attack::Joint | Attack::Grow | Attack::Generation | Attack::Strangers) => 3,
         Some(Attack::Flaky | Attack::FreezePair) => 2,
         Some(Attack::Leave) => 0,
         _ => seed % 8,
@@ -70,14 +70,20 @@ fn shape(seed: u64, attack: Option<Attack>) -> Shape {
     let durability = if quorum { Durability::Quorum } else { Durability::Available };
     // Most clocks differ as NTP slews them; some as virtual machines' clocks do.
     let drift = if seed % 4 == 2 { 30_000 } else { 500 };
-    Shape { nodes, first, members, durability, drift }
+    let start = match attack {
+        Some(Attack::Adopt) => crate::starts::Start::Adopt,
+        Some(Attack::TwoSets) => crate::starts::Start::TwoSets,
+        Some(_) => crate::starts::Start::Empty,
+        None => crate::starts::draw(seed),
+    };
+    Shape { nodes, first, members, durability, drift, start }
 }
 
 /// One run: grows up, suffers, heals, and must settle.
 pub fn run(case: Case, tracing: bool) -> (World, Option<Violation>) {
     let shape = shape(case.seed, case.attack);
     let mut world = World::new(case.seed, &shape, case.mutation, tracing);
-    let calm = 3000 * MS;
+    let calm = crate::starts::CALM;
     world.run_until(calm);
     let suffering = world.rng.between(4_000, 16_000) * MS;
     let pause = world.rng.between(200, 2500) * MS;
@@ -97,14 +103,21 @@ pub fn settle(world: &mut World) {
     let mut end = world.now + settling();
     let mut helped = 0;
     let mut last = Ok(());
-    while world.now < end && world.violation.is_none() {
+    let mut patient = false;
+    // What an operator has begun takes its time, and not for ever.
+    let limit = world.now + 180_000 * MS;
+    while world.now < end.min(limit) && world.violation.is_none() {
         world.run_until(world.now + 100 * MS);
         last = world.check_settled();
         if last.is_ok() && world.untold().is_none() {
             return;
         }
-        if world.stopping() {
+        if world.stopping() || world.founding_on() || world.forcing() || world.undecided() {
             end = world.now + settling();
+        } else if !world.lost.is_empty() && !patient {
+            // Who is waited for in vain.
+            patient = true;
+            end += 31_000 * MS;
         }
         if let Some(group) = world.needs_operator().filter(|_| helped < 4 && world.now > end - settling() / 2) {
             world.force(group);

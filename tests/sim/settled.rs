@@ -4,14 +4,22 @@ use crate::agent::{host_of, id};
 use crate::redis::Link;
 use crate::trace::label;
 use crate::world::{World, place};
-use mainstay::cluster::Durability;
+use mainstay::cluster::{Durability, Why};
 
 impl World {
     /// Every group.
     pub fn check_settled(&self) -> Result<(), String> {
+        if self.founding_on() || self.undecided() {
+            return Err("an operator has not finished".to_owned());
+        }
         (0..self.names.len()).try_for_each(|group| self.group_settled(group))?;
         let guardians = &self.committed().guardians;
         let voters = self.raft.voters.iter().copied().map(id).collect();
+        // A change ends when both majorities promise in time: not while one of them is late for good.
+        let late = self.net.for_good.iter().any(|lag| *lag > 0);
+        if guardians.next.is_some() && late {
+            return Ok(());
+        }
         if guardians.next.is_some() || guardians.now != voters || self.raft.leaving.is_some() {
             return Err(format!("the guardians have not followed the voters: {guardians:?}"));
         }
@@ -27,7 +35,9 @@ impl World {
         if redis.upstream.is_some() || !self.leased(at) {
             return Err(format!("{} does not serve: phase {:?}", label(at), group.phase));
         }
-        if !redis.accepts(self.now) {
+        // Under `quorum` one that is gone may be one too many: the last members wait for an operator.
+        let few = !self.lost.is_empty() && group.durability == Durability::Quorum;
+        if !redis.accepts(self.now) && !few {
             return Err(format!("{} refuses writes, min-replicas {}", label(at), redis.min_replicas));
         }
         if self.insts[at].vip_until <= self.now {
@@ -68,8 +78,20 @@ impl World {
             let name = &self.names[*number];
             let (Some(group), Some(seat)) = (agent.view.group(name), agent.view.seats.get(name)) else { return false };
             let choice = choose(&agent.view, name, group, seat);
+            // One that was named and does not report is given up without anybody's help.
+            let holds = |at: usize| self.insts[at].redis.alive && !self.insts[at].redis.data.is_empty();
+            let alone = group.forced.is_some()
+                && group.durability == Durability::Available
+                && (0..self.hosts.len()).any(|host| holds(place(host, *number)));
+            let gone = !self.lost.is_empty() && !alone && matches!(choice, Choice::Wait(Reason::AwaitingReports(_)));
             let proof = matches!(choice, Choice::Wait(Reason::AwaitingProof { .. }));
-            matches!(choice, Choice::Wait(Reason::TwoDataSets(_) | Reason::NobodyPromotable))
+            // By its data the only candidate, and so late that it never gets a lease.
+            let node = group.primary_node().map(host_of).unwrap_or_default();
+            let never = group.history.back().is_some_and(|change| change.why == Why::NeverServed);
+            let late = self.net.for_good[node] > 0 && never;
+            // Who is gone may hold what nobody else does.
+            late || gone
+                || matches!(choice, Choice::Wait(Reason::NothingProves(_) | Reason::NobodyPromotable))
                 || (proof && group.durability == Durability::Quorum)
         })
     }

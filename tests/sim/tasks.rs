@@ -220,6 +220,7 @@ impl World {
         if late || (other && self.mutation != Some(Mutation::AnotherProcessServes)) {
             return Some(Outcome::Failed { why: "too late, or another process".to_owned() });
         }
+        self.serve_mutation(at);
         self.send_command(at, running, Command::NoOne(min_replicas));
         None
     }

@@ -1,5 +1,6 @@
 //! Events, actions and commands in one line each, for the reader of a failing seed. What only repeats is left out.
 
+use crate::redis::Command as Order;
 use mainstay::cluster::{Command, GroupCommand};
 use mainstay::decide::Action;
 use mainstay::view::{Item, Outcome, Sight, What};
@@ -127,5 +128,20 @@ pub fn command(command: &Command) -> String {
         }
         Command::Introduce { node, .. } => format!("introduce {node}"),
         other => format!("{other:?}"),
+    }
+}
+
+impl Order {
+    /// As an operator would type it.
+    pub fn text(self) -> String {
+        match self {
+            Order::NoOne(min) => format!("REPLICAOF NO ONE, min-replicas {min}"),
+            Order::Nowhere { close: false } => "sealed".to_owned(),
+            Order::Nowhere { close: true } => "sealed, its connections closed".to_owned(),
+            Order::ReplicaOf(place) => format!("REPLICAOF {}", label(place)),
+            Order::Pause(_) => "writes paused".to_owned(),
+            Order::Unpause => "writes go on".to_owned(),
+            Order::Tune(min) => format!("min-replicas {min}"),
+        }
     }
 }

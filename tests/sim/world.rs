@@ -4,14 +4,17 @@
 //! clients) is a model, made as unkind as the design allows.
 
 use crate::changes::Book;
+use crate::cold::Disk;
 use crate::covered::Covered;
 use crate::events::{Ev, Input};
+use crate::generation::Founding;
 use crate::invariants::Violation;
 use crate::mutation::Mutation;
 use crate::net::Net;
 use crate::raft::Raft;
 use crate::redis::Redis;
 use crate::rng::Rng;
+use crate::starts::Start;
 use crate::tasks::Running;
 use mainstay::cluster::{Durability, GroupName, Local};
 use mainstay::decide::Policy;
@@ -89,6 +92,9 @@ pub struct Host {
     pub slow_redis: bool,
     /// Safety excuses this host until then: its agent is frozen or dead, or has just come back (S8).
     pub excused_until: Ns,
+    /// Which generation of the cluster it belongs to, and whether it was told that this one is over.
+    pub generation: u64,
+    pub superseded: bool,
     /// Since when its agent is dead or frozen.
     pub mindless_since: Option<Ns>,
 }
@@ -103,6 +109,8 @@ pub struct Inst {
     pub stamp: Option<Stamp>,
     /// Until when the kernel keeps the VIP.
     pub vip_until: Ns,
+    /// The process whose newest write was told.
+    pub newest_told: u64,
 }
 
 impl Host {
@@ -146,6 +154,14 @@ pub struct World {
     pub plan: Option<crate::faults::Plan>,
     /// Places whose instance does not come back.
     pub lost: BTreeSet<usize>,
+    /// The host that does not come back.
+    pub gone: Option<usize>,
+    /// What instances keep on disk.
+    pub disk: Disk,
+    /// The newest generation of the cluster, the Raft of the one before, and how the newest came about.
+    pub generation: u64,
+    pub elder: Option<Raft>,
+    pub founding: Option<Founding>,
     /// The run is a told story.
     pub told: Option<Told>,
 }
@@ -170,13 +186,15 @@ pub struct Shape {
     pub durability: Durability,
     /// How far clocks run apart from true time at most, in millionths.
     pub drift: u64,
+    pub start: Start,
 }
 
 impl World {
     /// A cluster that starts for the first time.
     pub fn new(seed: u64, shape: &Shape, mutation: Option<Mutation>, tracing: bool) -> Self {
         let names = ["g", "h"].into_iter().take(shape.members.len()).map(GroupName::from).collect();
-        Self::with(Rng::new(seed), names, shape, mutation, tracing)
+        let world = Self::with(Rng::new(seed), names, shape, mutation, tracing);
+        Self { disk: Disk::draw(seed), ..world }
     }
 
     /// The same with groups of these names.
@@ -215,8 +233,14 @@ impl World {
             trace: VecDeque::new(),
             plan: None,
             lost: BTreeSet::new(),
+            gone: None,
+            disk: Disk::default(),
+            generation: 1,
+            elder: None,
+            founding: None,
             told: None,
         };
+        world.furnish(shape);
         world.at(0, Ev::Raft);
         world.at(0, Ev::Duty);
         world.at(200 * MS, Ev::Client);
@@ -269,7 +293,11 @@ impl World {
             let Some(((time, _), event)) = self.queue.pop_first() else { break };
             self.now = time;
             self.covered.events += 1;
-            self.handle(event);
+            if event.host().is_some_and(|host| self.is_elder(host)) {
+                self.as_elder(|world| world.handle(event));
+            } else {
+                self.handle(event);
+            }
             self.check();
         }
         self.now = self.now.max(end);
@@ -292,6 +320,7 @@ impl World {
             Ev::Duty => self.duty(),
             Ev::Commit { from, life, term, topic, command } => self.commit(from, life, term, topic, &command),
             Ev::Apply { host, life, index } => self.input(host, life, Input::Applied(index)),
+            Ev::Generation => self.generation_tick(),
             Ev::Fault => self.fault(),
             Ev::Cure(cure) => self.cure(cure),
             Ev::Heal => self.heal(),

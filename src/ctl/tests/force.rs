@@ -58,3 +58,24 @@ fn an_empty_unproved_or_half_replaced_target_is_called_that() {
     fixture.silent(3, Duration::from_secs(12));
     assert!(said(&fixture, 3).contains("it cannot be promoted before it answers"));
 }
+
+/// Who fell silent a moment ago may be dead already, though status does not call it down yet.
+#[test]
+fn a_short_silence_is_named_too() {
+    let mut fixture = fixture::trio();
+    fixture.silent(2, Duration::from_millis(1100));
+    let text = said(&fixture, 3);
+    assert!(text.contains("n2 is not heard for 1.1 s: writes that only it holds are lost"), "{text}");
+    assert!(said(&fixture, 2).contains("n2 itself is not heard for 1.1 s"), "of the named one, too");
+}
+
+/// A former primary that was started anew proves nothing, and may still hold the newest writes.
+#[test]
+fn data_of_an_earlier_epoch_is_called_that_though_nobody_proves_a_later_one() {
+    let mut fixture = fixture::no_primary();
+    fixture.seat().reports.insert(NodeId(3), report(3, Some(2), 63, 7));
+    fixture.seat().reports.insert(NodeId(2), report(2, None, 94, 9));
+    let text = said(&fixture, 3);
+    assert!(text.contains("the data of n3 is of epoch 2, and the group came to epoch 3"), "{text}");
+    assert!(text.contains("nothing proves which epoch the data of n2 belongs to: it may hold what n3 lacks"), "{text}");
+}

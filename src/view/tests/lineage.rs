@@ -32,6 +32,19 @@ fn s4_lineage_ends_with_the_process_and_with_a_full_resynchronisation() {
     }
 }
 
+/// What a full resynchronisation has replaced whole is no half of anything, long before its lineage is proved.
+#[test]
+fn s14_a_completed_resynchronisation_is_whole_data() {
+    let mut view = follower(true);
+    let syncing = Info { syncing: true, link_up: false, ..info(2, Some(PRIMARY), "id0", 90) };
+    looked(&mut view, 1100, syncing);
+    assert_eq!(view.local.groups[&name()].voided, Some("run2".into()), "under way");
+    looked(&mut view, 1150, Info { link_up: false, ..info(2, Some(NOWHERE), "id0", 90) });
+    assert_eq!(view.local.groups[&name()].voided, Some("run2".into()), "cut off");
+    looked(&mut view, 1200, Info { replid2: "0000".into(), ..info(2, Some(PRIMARY), "id1", 150) });
+    assert_eq!((view.local.groups[&name()].voided.clone(), lineage(&view)), (None, None), "whole, and not yet proved");
+}
+
 #[test]
 fn s11_a_complete_resynchronisation_leaves_data_of_its_own_proved_or_not() {
     let mut view = follower(true);

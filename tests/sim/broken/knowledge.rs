@@ -45,6 +45,7 @@ impl World {
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
         let view = &mut agent.view;
         names.iter().for_each(|name| before_group(mutation, view, name));
+        names.iter().for_each(|name| super::force::before_round(mutation, view, name));
         match mutation {
             Mutation::PromiseNotDurable => view.saved.longest_lease = view.local.longest_lease,
             Mutation::PauseIgnored if view.state.groups.values().any(|group| group.pause.is_some()) => {
@@ -332,7 +333,7 @@ fn before_member(mutation: Mutation, view: &mut View, name: &GroupName, group: &
                 *heard = now;
             }
         }
-        Mutation::ColdStartHurries if sealing => {
+        Mutation::ColdStartHurries | Mutation::ColdStartWaitsForNobody if sealing => {
             seat.sealing_at = Moment(0);
             view.started = Moment(0);
             view.peers.values_mut().for_each(|peer| peer.link = false);

@@ -1,5 +1,6 @@
 //! Breakages of what is heard, proposed and committed.
 
+use super::force::Said;
 use crate::agent::id;
 use crate::mutation::Mutation;
 use crate::world::World;
@@ -73,6 +74,10 @@ impl World {
                 if self.mutation == Some(Mutation::KeptUnproved) && *guarantee == Guarantee::BestReached {
                     *guarantee = Guarantee::Kept;
                 }
+                let mut said =
+                    Said { successor: *successor, run_id: run_id.clone(), start: *start, guarantee: *guarantee };
+                self.promote_mutation(from, group, &mut said);
+                (*successor, *run_id, *start, *guarantee) = (said.successor, said.run_id, said.start, said.guarantee);
                 let worst = self.worst_report(from, group).filter(|_| *guarantee == Guarantee::Kept);
                 if let Some((node, report)) = worst {
                     (*successor, *run_id, *start) = (node, report.run_id, report.offset);

@@ -43,7 +43,14 @@ impl Step {
 impl Model {
     pub fn new(seed: u64, keep: [Keep; INSTANCES]) -> Self {
         let members = vec![(0..INSTANCES).collect()];
-        let shape = Shape { nodes: INSTANCES, first: INSTANCES, members, durability: Durability::Available, drift: 0 };
+        let shape = Shape {
+            nodes: INSTANCES,
+            first: INSTANCES,
+            members,
+            durability: Durability::Available,
+            drift: 0,
+            start: crate::starts::Start::Empty,
+        };
         let mut world = World::new(seed, &shape, None, false);
         world.instances_only();
         for inst in &mut world.insts {

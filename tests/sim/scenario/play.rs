@@ -57,6 +57,7 @@ fn set_up(story: &Story, tracing: bool) -> World {
         members: story.groups.iter().map(|group| group.members.clone()).collect(),
         durability: story.durability,
         drift: 0,
+        start: crate::starts::Start::Empty,
     };
     let names: Vec<GroupName> = story.groups.iter().map(|group| GroupName(group.name.clone())).collect();
     let mut world = World::with(Rng::steady(SEED), names, &shape, None, tracing);
