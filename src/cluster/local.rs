@@ -77,4 +77,7 @@ pub struct Attached {
     pub replid: Replid,
     /// The instance's own before: a partial resynchronisation keeps it as the second one, a full one does not.
     pub from: Replid,
+    /// The epoch of the data under `from`, as far as it was known: a process that read an AOF has a new id, and data of
+    /// whatever epoch.
+    pub home: Option<Epoch>,
 }

@@ -379,7 +379,13 @@ fn s7_a_hung_replica_is_killed_and_a_loading_one_never() {
 
 fn follower() -> Agent {
     let mut agent = Agent::new(2, &state(3), None);
-    let attached = Attached { run_id: "run2".into(), epoch: Epoch(1), replid: "id1".into(), from: "id0".into() };
+    let attached = Attached {
+        run_id: "run2".into(),
+        epoch: Epoch(1),
+        replid: "id1".into(),
+        from: "id0".into(),
+        home: Some(Epoch(0)),
+    };
     let lineage = Some(Lineage { run_id: "run2".into(), epoch: Epoch(1) });
     let group = LocalGroup { lineage, attached: Some(attached), ..LocalGroup::default() };
     agent.view.local.groups.insert(name(), group);

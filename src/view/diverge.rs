@@ -154,7 +154,8 @@ fn lacking(group: &Group, local: &LocalGroup, info: &Info, offset: Offset, servi
         attached.epoch
     } else if info.replid == attached.from {
         // It was to follow that epoch's primary and never did.
-        Epoch(attached.epoch.0.saturating_sub(1))
+        let Some(home) = attached.home else { return unknown };
+        home
     } else if attached.epoch == group.epoch {
         // It followed this very primary; an AOF keeps the data and not its history.
         return Lack::Nothing;
@@ -176,7 +177,9 @@ fn branch(group: &Group, home: Epoch) -> Option<Offset> {
         let later = if ours > theirs { &mut ours } else { &mut theirs };
         let start = group.starts.get(later)?;
         least = Some(least.map_or(start.offset, |least| least.min(start.offset)));
-        *later = start.data.filter(|earlier| *earlier < *later)?;
+        // Before the first promotion there may have been several sets of data: the group's is the one that it took up.
+        let known = |earlier: &Epoch| *earlier > Epoch(0) || *later == Epoch(1);
+        *later = start.data.filter(|earlier| *earlier < *later && known(earlier))?;
     }
     least
 }

@@ -58,12 +58,16 @@ impl View {
 }
 
 /// The epoch whose data the replication id and the offset name: below an epoch's start it is still the one before (S4).
-fn history(group: &Group, local: &LocalGroup, info: &Info) -> Option<Epoch> {
+pub(super) fn history(group: &Group, local: &LocalGroup, info: &Info) -> Option<Epoch> {
     let attached = local.attached.as_ref()?;
-    let before = |epoch: Epoch| group.starts.range(..epoch).next_back().map_or(Epoch(0), |(before, _)| *before);
     if info.replid == attached.replid {
         let begun = group.starts.get(&attached.epoch).is_none_or(|start| info.offset >= start.offset);
-        return Some(if begun { attached.epoch } else { before(attached.epoch) });
+        return Some(if begun { attached.epoch } else { before(group, attached.epoch) });
     }
-    (info.replid == attached.from).then(|| before(attached.epoch))
+    attached.home.filter(|_| info.replid == attached.from)
+}
+
+/// The epoch before that one.
+pub(super) fn before(group: &Group, epoch: Epoch) -> Epoch {
+    group.starts.range(..epoch).next_back().map_or(Epoch(0), |(before, _)| *before)
 }

@@ -62,6 +62,7 @@ impl View {
             let local = self.local.groups.entry(name.clone()).or_default();
             if let Some(attached) = &mut local.attached {
                 attached.from = info.replid.clone();
+                attached.home = Some(attached.epoch);
             }
         }
         self.regain_lineage(name, &group, info);

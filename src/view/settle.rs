@@ -2,6 +2,7 @@
 
 use super::View;
 use super::event::{Serving, Task};
+use super::evidence::{before, history};
 use super::seat::{Condition, Posture, Seat};
 use crate::cluster::{Attached, Epoch, Group, GroupName, Lineage, NodeId, Phase, Replid, Version};
 use std::sync::Arc;
@@ -69,7 +70,9 @@ impl View {
             && info.primary
         {
             let (run_id, replid, from) = (info.run_id.clone(), info.replid.clone(), info.replid2.clone());
-            local.attached = Some(Attached { run_id, epoch: group.epoch, replid, from });
+            let first = (group.epoch == Epoch(1)).then_some(Epoch(0));
+            let home = group.starts.get(&group.epoch).and_then(|start| start.data).or(first);
+            local.attached = Some(Attached { run_id, epoch: group.epoch, replid, from, home });
         }
     }
 
@@ -125,7 +128,14 @@ impl View {
         let Some(target) = self.follow_target(name) else { return };
         let Some(info) = self.seats.get(name).and_then(|seat| seat.instance.seen()).cloned() else { return };
         let (run_id, from) = (info.run_id.clone(), info.replid.clone());
-        let wanted = Attached { run_id, epoch: target.epoch, replid: target.replid, from };
+        let start = group.starts.get(&target.epoch);
+        let kin = info.replid == target.replid2 && start.is_some_and(|start| info.offset <= start.offset);
+        let home = match self.local.groups.get(name) {
+            _ if kin => start.and_then(|start| start.data).or_else(|| Some(before(group, target.epoch))),
+            Some(local) => history(group, local, &info),
+            None => None,
+        };
+        let wanted = Attached { run_id, epoch: target.epoch, replid: target.replid, from, home };
         let same = |known: &Attached| {
             (&known.run_id, known.epoch, &known.replid) == (&wanted.run_id, wanted.epoch, &wanted.replid)
         };
@@ -139,12 +149,9 @@ impl View {
         if !here && !self.seats.get(name).is_some_and(judged) {
             return;
         }
-        let start = group.starts.get(&target.epoch).map(|start| start.offset);
         let renamed = self.local.groups.get(name).and_then(|local| local.attached.as_ref());
         let renamed = renamed.is_some_and(|known| known.run_id == wanted.run_id && known.epoch == wanted.epoch);
-        let continues = renamed
-            || info.replid == wanted.replid
-            || (info.replid == target.replid2 && start.is_some_and(|start| info.offset <= start));
+        let continues = renamed || info.replid == wanted.replid || kin;
         if !continues {
             self.void_lineage(name);
         }

@@ -171,7 +171,7 @@ mutations! {
     /// S13: members are detached before everybody is introduced.
     AdoptionHurries: ["adoption-patient"], Some(Attack::Adopt), 0;
     /// S13: the adopted primary's replication history is cut, and its replicas must synchronise in full.
-    AdoptionCutsHistory: ["adoption-continues"], Some(Attack::Adopt), 89;
+    AdoptionCutsHistory: ["adoption-continues", "settles"], Some(Attack::Adopt), 89;
     /// S13: what a joining member holds is thrown away unasked.
     ForeignDataWiped: ["foreign-data-kept"], Some(Attack::Strangers), 0;
     /// S14: a cold start takes the least offset.

@@ -29,7 +29,13 @@ fn back(state: &State, local: LocalGroup, quarantine: bool, seen: Info) -> View 
 }
 
 fn attached(epoch: u64, replid: &str, from: &str) -> Option<Attached> {
-    Some(Attached { run_id: "run1".into(), epoch: Epoch(epoch), replid: replid.into(), from: from.into() })
+    Some(Attached {
+        run_id: "run1".into(),
+        epoch: Epoch(epoch),
+        replid: replid.into(),
+        from: from.into(),
+        home: Some(Epoch(epoch - 1)),
+    })
 }
 
 fn found(view: &View) -> Option<Option<u64>> {

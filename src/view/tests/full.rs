@@ -41,7 +41,7 @@ fn who_joined_anew_asks_and_who_holds_foreign_data_does_not() {
         let state = Arc::make_mut(&mut view.state);
         state.groups.get_mut(&name()).unwrap().members.get_mut(&NodeId(2)).unwrap().adopted = false;
         let (run_id, replid) = (RunId::from("run0"), crate::cluster::Replid::from("old"));
-        let attached = Attached { run_id, epoch: Epoch(1), from: replid.clone(), replid };
+        let attached = Attached { run_id, epoch: Epoch(1), from: replid.clone(), replid, home: Some(Epoch(0)) };
         view.local.groups.entry(name()).or_default().attached = once.then_some(attached);
         assert_eq!((view.wants_full(&name()), view.foreign_keys(&name()).is_some()), (once, !once));
     }

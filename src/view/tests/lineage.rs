@@ -5,7 +5,13 @@ use super::*;
 /// A follower attached to epoch 1's primary, with or without lineage.
 pub(super) fn follower(with: bool) -> View {
     let lineage = with.then(|| Lineage { run_id: "run2".into(), epoch: Epoch(1) });
-    let attached = Some(Attached { run_id: "run2".into(), epoch: Epoch(1), replid: "id1".into(), from: "id0".into() });
+    let attached = Some(Attached {
+        run_id: "run2".into(),
+        epoch: Epoch(1),
+        replid: "id1".into(),
+        from: "id0".into(),
+        home: Some(Epoch(0)),
+    });
     let group = LocalGroup { lineage, attached, ..LocalGroup::default() };
     view(2, &state(3), Local { longest_lease: LEASE, groups: [(name(), group)].into() }, None)
 }
@@ -103,7 +109,13 @@ fn s4_data_below_the_start_offset_is_the_earlier_epochs() {
     // §6 trace 1: the new replication id comes before the bytes.
     let mut next = sealing(3);
     apply(&mut next, promotion(3, 200));
-    let attached = Some(Attached { run_id: "run2".into(), epoch: Epoch(2), replid: "id2".into(), from: "id1".into() });
+    let attached = Some(Attached {
+        run_id: "run2".into(),
+        epoch: Epoch(2),
+        replid: "id2".into(),
+        from: "id1".into(),
+        home: Some(Epoch(1)),
+    });
     let lineage = Some(Lineage { run_id: "run2".into(), epoch: Epoch(1) });
     let group = LocalGroup { lineage, attached, ..LocalGroup::default() };
     let local = Local { longest_lease: LEASE, groups: [(name(), group)].into() };
@@ -131,7 +143,13 @@ fn s4_left_alone_it_may_have_followed_into_a_later_epoch() {
     // Its agent died in epoch 1; the same primary was promoted again at 200; the instance went on following it.
     let mut next = sealing(3);
     apply(&mut next, promotion(1, 200));
-    let attached = Some(Attached { run_id: "run2".into(), epoch: Epoch(1), replid: "id1".into(), from: "id0".into() });
+    let attached = Some(Attached {
+        run_id: "run2".into(),
+        epoch: Epoch(1),
+        replid: "id1".into(),
+        from: "id0".into(),
+        home: Some(Epoch(0)),
+    });
     let lineage = Some(Lineage { run_id: "run2".into(), epoch: Epoch(1) });
     let group = LocalGroup { lineage, attached, ..LocalGroup::default() };
     let view = view(2, &next, Local { longest_lease: LEASE, groups: [(name(), group)].into() }, None);
@@ -206,7 +224,13 @@ fn s3_the_report_is_of_the_sealed_instance() {
 #[test]
 fn s4_a_follower_counts_as_attached_only_if_that_is_recorded_of_its_process() {
     for (run, following) in [("run2", true), ("run8", false)] {
-        let attached = Attached { run_id: run.into(), epoch: Epoch(1), replid: "id1".into(), from: "id1".into() };
+        let attached = Attached {
+            run_id: run.into(),
+            epoch: Epoch(1),
+            replid: "id1".into(),
+            from: "id1".into(),
+            home: Some(Epoch(0)),
+        };
         let own = LocalGroup { attached: Some(attached), ..LocalGroup::default() };
         let local = Local { longest_lease: LEASE, groups: [(name(), own)].into() };
         let mut view = view(2, &state(3), local, None);
