@@ -71,7 +71,7 @@ pub enum Reason {
     AwaitingSeals(Vec<String>),
     /// Nobody may promote before these have reported.
     AwaitingReports(Vec<String>),
-    /// Enough reports to go on, but not to prove that nothing is lost; waits up to one lease.
+    /// Enough reports to go on, but not to prove that nothing is lost.
     AwaitingProof {
         /// Reports with lineage.
         have: usize,
@@ -144,7 +144,10 @@ impl fmt::Display for Reason {
             Self::AwaitingSeals(who) => write!(f, "waiting for the promises of {} to run out", who.join(", ")),
             Self::AwaitingReports(who) => write!(f, "waiting for reports from {}", who.join(", ")),
             Self::AwaitingProof { have, need } => {
-                write!(f, "waiting up to one lease for {need} reports that prove that nothing is lost; {have} so far")
+                write!(
+                    f,
+                    "waiting for {need} reports that prove that nothing is lost; {have} so far (`available` waits one lease; under `quorum` they must come, or `mainstay failover --force --to NODE` goes without)"
+                )
             }
             Self::Paused(reason) if reason.is_empty() => write!(f, "automatic promotion is paused"),
             Self::Paused(reason) => write!(f, "automatic promotion is paused: {reason}"),

@@ -60,11 +60,18 @@ impl View {
 /// The epoch whose data the replication id and the offset name: below an epoch's start it is still the one before (S4).
 pub(super) fn history(group: &Group, local: &LocalGroup, info: &Info) -> Option<Epoch> {
     let attached = local.attached.as_ref()?;
-    if info.replid == attached.replid {
-        let begun = group.starts.get(&attached.epoch).is_none_or(|start| info.offset >= start.offset);
-        return Some(if begun { attached.epoch } else { before(group, attached.epoch) });
-    }
-    attached.home.filter(|_| info.replid == attached.from)
+    let named = if info.replid == attached.replid {
+        Some(attached.epoch)
+    } else {
+        attached.home.filter(|_| info.replid == attached.from)
+    };
+    named.map(|epoch| {
+        let (mut epoch, starts) = (epoch, &group.starts);
+        while let Some(start) = starts.get(&epoch).filter(|start| info.offset < start.offset) {
+            epoch = start.data.filter(|data| *data < epoch).unwrap_or_else(|| before(group, epoch));
+        }
+        epoch
+    })
 }
 
 /// The epoch before that one.

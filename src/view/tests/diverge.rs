@@ -49,7 +49,7 @@ fn s11_lacking_bytes_are_counted_from_where_the_histories_part() {
     let restarted = |replid: &str, offset| Info { run_id: "run9".into(), ..sealed(replid, offset) };
     let two = || attached(2, "id2", "id1");
     type Case = (&'static str, u64, Option<Attached>, Info, Option<Option<u64>>);
-    let cases: [Case; 15] = [
+    let cases: [Case; 16] = [
         ("the old primary, ahead", 2, primary(), sealed("id1", 257), Some(Some(57))),
         ("pings are bytes too", 2, primary(), sealed("id1", 201), Some(Some(1))),
         ("nothing lacks", 2, primary(), sealed("id1", 200), None),
@@ -67,6 +67,13 @@ fn s11_lacking_bytes_are_counted_from_where_the_histories_part() {
             None,
         ),
         ("restarted, without", 2, primary(), restarted("new", 0), Some(None)),
+        (
+            "restarted with an AOF, recorded and not yet followed",
+            3,
+            attached(2, "id2", "new").map(|known| Attached { home: None, ..known }),
+            restarted("new", 0),
+            Some(None),
+        ),
         ("restarted and empty", 2, primary(), Info { keys: 0, ..restarted("new", 0) }, None),
         ("a restarted follower of this very epoch", 2, two(), restarted("new", 0), None),
         ("it continues", 2, primary(), sealed("id2", 500), None),
