@@ -143,12 +143,7 @@ impl fmt::Display for Reason {
             Self::AwaitingIntroductions(who) => write!(f, "waiting for the first start of {}", who.join(", ")),
             Self::AwaitingSeals(who) => write!(f, "waiting for the promises of {} to run out", who.join(", ")),
             Self::AwaitingReports(who) => write!(f, "waiting for reports from {}", who.join(", ")),
-            Self::AwaitingProof { have, need } => {
-                write!(
-                    f,
-                    "waiting for {need} reports that prove that nothing is lost; {have} so far (`available` waits one lease; under `quorum` they must come, or `mainstay failover --force --to NODE` goes without)"
-                )
-            }
+            Self::AwaitingProof { have, need } => f.write_str(&proof_text(*have, *need)),
             Self::Paused(reason) if reason.is_empty() => write!(f, "automatic promotion is paused"),
             Self::Paused(reason) => write!(f, "automatic promotion is paused: {reason}"),
             Self::TwoDataSets(who) => write!(
@@ -189,6 +184,14 @@ pub fn why_text(why: Why) -> &'static str {
         Why::Shutdown => "the primary's agent was stopped",
         Why::InstanceFailed => "the primary's instance could not be commanded",
     }
+}
+
+/// What is waited for, and for how long.
+fn proof_text(have: usize, need: usize) -> String {
+    format!(
+        "waiting for {need} reports that prove that nothing is lost; {have} so far (`available` waits one lease; under \
+         `quorum` they must come, or `mainstay failover --force --to NODE` goes without)"
+    )
 }
 
 /// The event of a group that is being sealed.
