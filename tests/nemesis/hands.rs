@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::cluster::{Cluster, Host};
 use crate::lab::{ms, secs};
@@ -27,13 +28,20 @@ pub struct Hands<'a> {
     /// Under `available` now and then any host may.
     spare_nobody: bool,
     last_primary: HostNo,
+    /// A command was not confirmed in time; what it asked for may still come.
+    unconfirmed: bool,
     threads: Vec<JoinHandle<()>>,
 }
+
+/// Unconfirmed, in sysexits' words.
+const TEMPFAIL: i32 = 75;
+/// With all links whole, the log that may hold an unconfirmed command is agreed on, and the command carried out, sooner.
+const CONFIRMED: Duration = secs(3);
 
 impl<'a> Hands<'a> {
     pub fn new(c: &'a Cluster, told: &'a Timeline, primary: HostNo, spare_nobody: bool) -> Self {
         let (active, threads) = (Vec::new(), Vec::new());
-        Self { c, told, active, victim: None, spare_nobody, last_primary: primary, threads }
+        Self { c, told, active, victim: None, spare_nobody, last_primary: primary, unconfirmed: false, threads }
     }
 
     fn whom(&mut self, fault: &Fault) -> HostNo {
@@ -160,6 +168,10 @@ impl<'a> Hands<'a> {
                 redis.thaw();
             }
         }
+        // What comes of it belongs to this round.
+        if std::mem::take(&mut self.unconfirmed) {
+            std::thread::sleep(CONFIRMED);
+        }
     }
 
     /// The wire as all that still holds makes it.
@@ -206,11 +218,12 @@ impl<'a> Hands<'a> {
         }));
     }
 
-    fn switchover(&self, host: &Host) {
+    fn switchover(&mut self, host: &Host) {
         // Bounded by itself; what it answers is told, nothing is demanded of it among other faults.
         let out = self.c.mainstay(host.no, &["switchover"]);
         let said = [out.stdout, out.stderr].map(|text| String::from_utf8_lossy(&text).trim().replace('\n', " "));
         self.told.say(&format!("   switchover: {} {}{}", out.status, said[0], said[1]));
+        self.unconfirmed |= out.status.code() == Some(TEMPFAIL);
     }
 
     /// SIGTERM, a bound as systemd's, and a new start.
@@ -226,10 +239,13 @@ impl<'a> Hands<'a> {
         let by = self.c.hosts.keys().copied().find(|no| *no != host.no && self.c.host(*no).is_on());
         let out = self.c.mainstay(by.ok_or("nobody to ask")?, &["leave", &name]);
         let said = String::from_utf8_lossy(&out.stderr).trim().replace('\n', " ");
-        if !out.status.success() {
+        let unconfirmed = out.status.code() == Some(TEMPFAIL);
+        if !out.status.success() && !unconfirmed {
             // Of a primary, or without a majority.
             return Err(said);
         }
+        // It may come all the same: then this is a host that is replaced.
+        self.unconfirmed |= unconfirmed;
         self.c.kill_host(host.no);
         Ok(())
     }
