@@ -3,7 +3,7 @@
 #[path = "cli/support.rs"]
 mod support;
 
-use mainstay::agent::stamp::Stamps;
+use mainstay::agent::stamp::{Keeper, Stamps};
 use mainstay::cluster::{Epoch, GroupName, RunId};
 use mainstay::ctl::protocol::{Done, RefusalKind, Request, Response, Switched};
 use mainstay::ctl::report::{Health, StatusReport};
@@ -303,8 +303,13 @@ fn fence_if_lapsed_goes_by_the_stamp() {
     let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("a clock")).as_nanos();
     let now = Moment(u64::try_from(now).expect("a host is not that old"));
     let stamp = |stamp: Stamp| {
-        let mut stamps = Stamps::open(&dir.path().join("mainstay.sock"));
-        stamps.put(&GroupName::from("mymaster"), stamp).expect("writes");
+        let socket = dir.path().join("mainstay.sock");
+        let (group, open) = (GroupName::from("mymaster"), || Stamps::open(&socket).expect("a boot id"));
+        Keeper::start(open(), |_, _| {}).expect("a thread").put(&group, stamp.clone());
+        let begun = Instant::now();
+        while open().all().get(&group) != Some(&stamp) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "not written");
+        }
         let out = run(mainstay().args(["fence", "--if-lapsed", "--config"]).arg(&file));
         assert_eq!(out.code, 0, "{}", out.stderr);
         out.stdout

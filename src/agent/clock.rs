@@ -2,6 +2,7 @@
 
 use crate::view::Moment;
 use nix::time::{ClockId, clock_gettime};
+use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
@@ -25,8 +26,11 @@ pub(crate) fn instant(at: Moment) -> Instant {
 }
 
 /// This boot's id: a stamp from another boot says nothing about this one.
-pub(crate) fn boot_id() -> String {
-    systemd::id128::Id128::from_boot().map_or_else(|_| String::from("unknown"), |id| id.to_string())
+///
+/// # Errors
+/// `/proc/sys/kernel/random/boot_id` cannot be read. Without it no stamp can be believed, and none may be written.
+pub(crate) fn boot_id() -> io::Result<String> {
+    systemd::id128::Id128::from_boot().map(|id| id.to_string()).map_err(io::Error::other)
 }
 
 /// So long from now, in the runtime's time.

@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(14);
 const FENCE_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// What became of a fenced group.
+const SERVES_NOTHING: &str = "this host is not its primary and has no VIP of it: there was nothing to fence";
 const FENCED: &str = "nothing of it is served here; the best candidate is promoted, maybe this one: `mainstay pause` first prevents that";
 
 /// Answers that wait for an outcome.
@@ -121,11 +122,11 @@ impl Desk {
 
 fn fenced(view: &View, name: &GroupName) -> Option<GroupDone> {
     let seat = view.seats.get(name)?;
-    let asked = seat.fence_ordered.is_some();
     let group = view.group(name)?;
     let mine = group.primary_node() == Some(view.me);
-    let over = if mine { seat.lease.marked >= group.epoch } else { !asked && !seat.vip.held };
-    over.then(|| GroupDone { group: name.clone(), text: FENCED.to_owned() })
+    let over = if mine { seat.lease.marked >= group.epoch } else { !seat.vip.held };
+    let text = if mine { FENCED } else { SERVES_NOTHING };
+    over.then(|| GroupDone { group: name.clone(), text: text.to_owned() })
 }
 
 impl Switch {

@@ -71,8 +71,11 @@ pub async fn fence(config: &Config) -> Vec<Fenced> {
 
 /// The same, but only for groups whose lease stamp beside `socket` says that the lease has lapsed.
 pub async fn fence_if_lapsed(config: &Config, socket: &Path) -> Vec<Fenced> {
-    let stamps = stamp::read(socket);
-    fence_groups(config, Scope::IfLapsed { stamps: &stamps, now: clock::now() }).await
+    match stamp::read(socket) {
+        Ok(stamps) => fence_groups(config, Scope::IfLapsed { stamps: &stamps, now: clock::now() }).await,
+        // No agent runs without a stamp it can believe: nobody's lease is cut short.
+        Err(_) => fence_groups(config, Scope::All).await,
+    }
 }
 
 async fn fence_groups(config: &Config, scope: Scope<'_>) -> Vec<Fenced> {
@@ -109,9 +112,10 @@ async fn fence_group(group: &GroupConfig, fenced: &mut Fenced) {
         drop_vip(spec, fenced).await;
     }
     // What could not be sealed must not keep its clients either: they may have come by the host's own address.
-    if !sealed && let RedisAddress::Tcp(address) = &group.redis {
-        match destroy_port(address.port, &[]).await {
-            Ok(count) => fenced.done.push(format!("{count} connections of port {} reset", address.port)),
+    if !sealed {
+        let port = group.client_port();
+        match destroy_port(port, &[]).await {
+            Ok(count) => fenced.done.push(format!("{count} connections of port {port} reset")),
             Err(error) => fenced.trouble(&error),
         }
     }

@@ -38,7 +38,7 @@ use ending::Ending;
 use entry::{Entered, Signals, formed};
 use narrate::Narrator;
 use notify::Notifier;
-use stamp::Stamps;
+use stamp::{Keeper, Stamps};
 use station::Station;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -66,6 +66,9 @@ const IDLE_MOST: Duration = Duration::from_millis(100);
 /// What the operator's socket hands over.
 type Asked = (Request, oneshot::Sender<Response>);
 
+/// Without it a stamp from before a reboot would pass for one of today.
+const NO_BOOT_ID: &str =
+    "this boot's id (/proc/sys/kernel/random/boot_id) cannot be read: mount /proc, and do not set ProcSubset=pid";
 /// How long an answer may take to its reader before the agent starts again.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -74,6 +77,7 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 /// # Errors
 /// What keeps it from running, with the remedy; nothing of the running cluster was touched then.
 pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<Ended> {
+    fence_if_lapsed(&config).await;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -108,12 +112,13 @@ pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<Ended
         control: desk::no_control(),
     };
     let mut notifier = Notifier::new();
-    notifier.ready();
     if let Some(why) = store.identity().superseded {
+        notifier.ready();
         let ended = entry::set_aside(&config, &why, &mut asked, &mut signals, &mut notifier).await;
         return Ok(close(&store, ended).await);
     }
     let (raft, inbox) = RaftNode::start(options, store.clone()).await?;
+    notifier.ready();
     let result = match formed(&config, &raft, &mut asked, &mut signals, &mut notifier).await? {
         Entered::Ended(ended) => Ok(ended),
         Entered::Superseded(why) => store.supersede(&why).await.map(|()| Ended::Again).map_err(Into::into),
@@ -126,6 +131,16 @@ pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<Ended
     };
     raft.shutdown().await;
     Ok(close(&store, result?).await)
+}
+
+/// S1: a lease found lapsed is fenced before anything else, whatever may keep this agent from running. Bounded by
+/// [`emergency::LIMIT`]; where no lease was held it does nothing.
+async fn fence_if_lapsed(config: &Config) {
+    for fenced in emergency::fence_if_lapsed(config, &config.control_socket).await {
+        let group = &fenced.group;
+        fenced.done.iter().for_each(|done| tracing::debug!(group = %group, "at the start: {done}"));
+        fenced.failed.iter().for_each(|trouble| tracing::error!(group = %group, "{}", trouble.text));
+    }
 }
 
 /// Whoever asked for it reads the answer before the agent is another one.
@@ -166,7 +181,7 @@ pub(super) struct Agent {
     pub(super) queue: mpsc::Sender<What>,
     store: Store,
     stations: BTreeMap<GroupName, Station>,
-    stamps: Stamps,
+    stamps: Keeper,
     incoming: mpsc::Receiver<What>,
     at_once: VecDeque<What>,
     narrator: Narrator,
@@ -191,7 +206,7 @@ impl Agent {
         notifier: Notifier,
         warnings: Vec<String>,
     ) -> anyhow::Result<Self> {
-        let stamps = Stamps::open(&config.control_socket);
+        let stamps = Stamps::open(&config.control_socket).context(NO_BOOT_ID)?;
         let policy = config.policy();
         let lease = replicated_lease(&store, config.timing.lease);
         let (queue, incoming) = mpsc::channel(QUEUE);
@@ -207,6 +222,9 @@ impl Agent {
         let state = store.applied().borrow().state.clone();
         let mine = stations.keys().cloned().collect();
         let mut view = View::new(me, started, state, store.local(), stamps.all(), mine);
+        let news = queue.clone();
+        let marked = move |group, epoch| drop(news.blocking_send(What::Marked { group, epoch }));
+        let keeper = Keeper::start(stamps, marked).context("the lease stamp's thread cannot start")?;
         let keeping = config.groups.iter().filter(|group| group.quarantine);
         view.quarantine = keeping.map(|group| GroupName(group.name.clone())).collect();
         Ok(Self {
@@ -217,7 +235,7 @@ impl Agent {
             queue,
             store,
             stations,
-            stamps,
+            stamps: keeper,
             incoming,
             at_once: VecDeque::new(),
             narrator: Narrator::default(),
@@ -387,16 +405,9 @@ impl Agent {
         match action {
             Action::Save(local) => self.save(local),
             Action::Stamp { group, epoch, run_id, until } => {
-                if let Err(error) = self.stamps.put(&group, Stamp::Leased { epoch, run_id, until }) {
-                    tracing::warn!(group = %group, error = %error, "the lease stamp could not be written");
-                }
+                self.stamps.put(&group, Stamp::Leased { epoch, run_id, until });
             }
-            Action::Mark { group, epoch } => match self.stamps.put(&group, Stamp::Surrendered { epoch }) {
-                Ok(()) => self.at_once.push_back(What::Marked { group, epoch }),
-                Err(error) => {
-                    tracing::error!(group = %group, error = %error, "the surrender mark could not be written")
-                }
-            },
+            Action::Mark { group, epoch } => self.stamps.put(&group, Stamp::Surrendered { epoch }),
             Action::Send { to, items } => match postcard::to_stdvec(&items) {
                 Ok(body) => {
                     self.raft.gossip(to, GOSSIP_ITEMS, body);

@@ -25,7 +25,7 @@ pub(super) struct Narrator {
     losses: BTreeMap<(GroupName, Epoch, NodeId), Lost>,
     versions: BTreeMap<GroupName, Version>,
     leader: Option<(u64, Option<NodeId>)>,
-    glance: Vec<(Epoch, bool, bool)>,
+    glance: Vec<(Epoch, bool, bool, bool)>,
 }
 
 impl Narrator {
@@ -73,7 +73,7 @@ impl Narrator {
             .map(|(name, seat)| {
                 let epoch = view.group(name).map_or(Epoch(0), |group| group.epoch);
                 let serves = matches!(seat.instance.posture, Posture::Serving(_)) && view.lease_live(name);
-                (epoch, serves, seat.vip.held)
+                (epoch, serves, seat.vip.held, seat.vip.wrong(view.now).is_some())
             })
             .collect();
         let changed = glance != self.glance;
@@ -85,7 +85,7 @@ impl Narrator {
     fn tell_vips(&mut self, view: &View) {
         for (name, seat) in view.seats.iter().filter(|(name, _)| view.lease_live(name)) {
             self.tell_backlog(view, name);
-            let trouble = seat.vip.trouble.clone().unwrap_or_default();
+            let trouble = seat.vip.wrong(view.now).unwrap_or_default();
             if self.vips.get(name) != Some(&trouble) {
                 if !trouble.is_empty() {
                     tracing::error!(group = %name, "VIP: {trouble}");
@@ -158,7 +158,11 @@ impl Narrator {
                 Posture::Serving(_) if view.lease_live(name) => "primary".to_owned(),
                 _ => self.reasons.get(name).map_or_else(|| "starting".to_owned(), ToString::to_string),
             };
-            let vip = if seat.vip.held { ", VIP held" } else { "" };
+            let vip = match (seat.vip.held, seat.vip.wrong(view.now)) {
+                (true, None) => ", VIP held".to_owned(),
+                (false, None) => String::new(),
+                (held, Some(wrong)) => format!(", VIP {}: {wrong}", if held { "held" } else { "missing" }),
+            };
             parts.push(format!("{name}: {role} (epoch {epoch}{vip})"));
         }
         if parts.is_empty() {

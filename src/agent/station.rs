@@ -28,6 +28,11 @@ const PACE_MOST: Duration = Duration::from_millis(250);
 const PACE_ATTACHING: Duration = Duration::from_millis(20);
 /// How long after the link is up it is still looked at as often as while it attaches.
 const PROOF: Duration = Duration::from_millis(500);
+/// A VIP that could not be dropped is dropped again after so long.
+const DROP_RETRY: Duration = Duration::from_millis(100);
+/// How long others may take to answer for the VIP, and how often they are asked.
+const PROBE_FOR: Duration = Duration::from_millis(600);
+const PROBE_EVERY: Duration = Duration::from_secs(20);
 /// An online replica whose last acknowledgement is older than this is not there (S5).
 const ONLINE_LAG: Duration = Duration::from_secs(2);
 
@@ -46,7 +51,24 @@ pub(super) struct Station {
 #[derive(Default)]
 struct Holding {
     busy: bool,
+    dropping: bool,
     series: Option<AnnounceSeries>,
+    probing: Option<JoinHandle<()>>,
+}
+
+impl Holding {
+    fn end(&mut self) {
+        self.series = None;
+        if let Some(probing) = self.probing.take() {
+            probing.abort();
+        }
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 impl Drop for Station {
@@ -77,8 +99,9 @@ impl Station {
                 };
                 let opened = Vip::open(spec, lease / 8).await;
                 let (vip, seen) = opened.with_context(|| format!("group {group}: the VIP {}", wanted.vip.address))?;
-                if !leased {
-                    remove_stale(&group, &vip).await;
+                // What could not be removed counts as held: it is dropped like any other that does not belong here.
+                if !leased && !remove_stale(&group, &vip).await {
+                    let _ = events.send(What::Vip { group: group.clone(), seen: VipSight::Held }).await;
                 }
                 pumps.push(tokio::spawn(pump_vip(group.clone(), seen, events.clone())));
                 Some(Arc::new(vip))
@@ -90,7 +113,8 @@ impl Station {
         let announce = Announce { ip: config.announce.host.bare(), port: config.announce.port };
         let settings = Settings { announce: Some(announce) };
         let commander = Commander::new(endpoint.clone(), settings, Some(watcher.poke()));
-        let hands = Hands { commander, endpoint, vip, lease, data_dir: data_dir.to_owned() };
+        let port = config.client_port();
+        let hands = Hands { commander, endpoint, vip, port, lease, data_dir: data_dir.to_owned() };
         let hands = Arc::new(hands);
         pumps.push(tokio::spawn(pump_instance(group.clone(), Arc::clone(&hands), seen, events.clone())));
         Ok(Self { group, hands, watcher, events, running: None, aside: None, holding: Arc::default(), pumps })
@@ -186,7 +210,12 @@ impl Station {
                 None => None,
                 Some(Ok(outcome)) => {
                     if outcome.newly_added {
-                        lock(&holding).series = Some(vip.announce_series());
+                        let mut held = lock(&holding);
+                        held.end();
+                        held.series = Some(vip.announce_series());
+                        held.probing =
+                            Some(tokio::spawn(probe(group.clone(), Arc::clone(&vip), leash, events.clone())));
+                        drop(held);
                         tracing::info!(group = %group, vip = %vip.spec().address, "VIP is on this host");
                     }
                     Some(VipSight::Held)
@@ -204,22 +233,31 @@ impl Station {
     }
 
     fn drop_vip(&self) {
-        self.stop_announcing();
         let Some(vip) = self.hands.vip.clone() else { return };
-        let (group, events) = (self.group.clone(), self.events.clone());
+        {
+            let mut held = lock(&self.holding);
+            held.end();
+            if std::mem::replace(&mut held.dropping, true) {
+                return;
+            }
+        }
+        let (group, events, holding) = (self.group.clone(), self.events.clone(), Arc::clone(&self.holding));
         let notice = self.hands.lease / 8;
         tokio::spawn(async move {
-            match vip.withdraw(notice).await {
-                Ok(()) => {
-                    let _ = events.send(What::Vip { group, seen: VipSight::Removed }).await;
-                }
-                Err(error) => tracing::error!(group = %group, error = %error, "VIP could not be dropped"),
+            let result = vip.withdraw(notice).await;
+            if let Err(error) = &result {
+                tracing::error!(group = %group, error = %error, "VIP could not be dropped; trying again");
+                tokio::time::sleep(DROP_RETRY).await;
+            }
+            lock(&holding).dropping = false;
+            if result.is_ok() {
+                let _ = events.send(What::Vip { group, seen: VipSight::Removed }).await;
             }
         });
     }
 
     fn stop_announcing(&self) {
-        lock(&self.holding).series = None;
+        lock(&self.holding).end();
     }
 }
 
@@ -244,18 +282,47 @@ async fn report(events: &mpsc::Sender<What>, group: &GroupName, task: Task, epoc
     let _ = events.send(What::Done { group: group.clone(), task, epoch, outcome }).await;
 }
 
-async fn remove_stale(group: &GroupName, vip: &Vip) {
+/// Whether none is left.
+async fn remove_stale(group: &GroupName, vip: &Vip) -> bool {
     match vip.present().await {
-        Ok(None) => {}
+        Ok(None) => true,
         Ok(Some(found)) => {
             let lasting = matches!(found.remaining, Remaining::Forever);
             tracing::warn!(group = %group, vip = %vip.spec().address, lasting, "stale VIP on this host: removing it");
-            if let Err(error) = vip.drop_address().await {
+            let dropped = vip.drop_address().await;
+            if let Err(error) = &dropped {
                 tracing::error!(group = %group, error = %error, "stale VIP could not be removed");
             }
+            dropped.is_ok()
         }
-        Err(error) => tracing::warn!(group = %group, error = %error, "VIP could not be looked for"),
+        Err(error) => {
+            tracing::warn!(group = %group, error = %error, "VIP could not be looked for");
+            false
+        }
     }
+}
+
+/// Asks the network now and then who else answers for the VIP: a host that only answers, and never says so by itself, is
+/// found by nobody else. The first time when a former holder's kernel must have given it up.
+async fn probe(group: GroupName, vip: Arc<Vip>, leash: Duration, events: mpsc::Sender<What>) {
+    tokio::time::sleep(leash * 2).await;
+    loop {
+        match vip.probe(PROBE_FOR).await {
+            Ok(None) => {}
+            Ok(Some(mac)) => {
+                let seen = VipSight::Conflict { mac: mac_text(mac) };
+                if events.send(What::Vip { group: group.clone(), seen }).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => tracing::debug!(group = %group, error = %error, "nobody could be asked for the VIP"),
+        }
+        tokio::time::sleep(PROBE_EVERY).await;
+    }
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 fn endpoint(config: &GroupConfig) -> anyhow::Result<Endpoint> {
@@ -278,10 +345,7 @@ async fn pump_vip(group: GroupName, mut seen: mpsc::Receiver<VipEvent>, events: 
     while let Some(event) = seen.recv().await {
         let seen = match event {
             VipEvent::Removed => VipSight::Removed,
-            VipEvent::Conflict { mac } => {
-                let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-                VipSight::Conflict { mac }
-            }
+            VipEvent::Conflict { mac } => VipSight::Conflict { mac: mac_text(mac) },
             VipEvent::LinkChanged { up } => {
                 tracing::info!(group = %group, up, "the VIP's interface changed");
                 continue;

@@ -20,6 +20,8 @@ pub(super) struct Hands {
     pub(super) commander: Commander,
     pub(super) endpoint: Endpoint,
     pub(super) vip: Option<Arc<Vip>>,
+    /// Where clients of the instance connect on this host.
+    pub(super) port: u16,
     pub(super) lease: Duration,
     pub(super) data_dir: PathBuf,
 }
@@ -89,21 +91,19 @@ pub(super) async fn fence(hands: Arc<Hands>, process: Option<ProcRef>, linger: b
         Err(_) => None,
     };
     let unclosed = result.as_ref().is_ok_and(|report| report.close_error.is_some());
-    let stays = linger && !unclosed && matches!(confirmed, Some(Outcome::Dead | Outcome::Done { .. }));
+    let Some(outcome) = confirmed else {
+        let why = result.err().map_or_else(|| String::from("no INFO after the fence"), |error| error.to_string());
+        tracing::warn!("fence not confirmed ({why}): killing the instance");
+        // None of the three waits for another: each of them ends the service by itself.
+        let (dropped, (), killed) = tokio::join!(drop_vip(&hands), destroy_port(&hands), kill_process(process));
+        return dropped.map_or_else(|why| Outcome::Failed { why }, |()| killed).into();
+    };
+    let stays = linger && !unclosed && matches!(outcome, Outcome::Dead | Outcome::Done { .. });
     let dropped = if stays { Ok(()) } else { drop_vip(&hands).await };
-    if confirmed.is_none() || unclosed {
+    if unclosed {
         destroy_port(&hands).await;
     }
-    let outcome = match (confirmed, dropped) {
-        (Some(outcome), Ok(())) => outcome,
-        (Some(_), Err(why)) => Outcome::Failed { why },
-        (None, _) => {
-            let why = result.err().map_or_else(|| String::from("no INFO after the fence"), |error| error.to_string());
-            tracing::warn!("fence not confirmed ({why}): killing the instance");
-            kill_process(process).await
-        }
-    };
-    outcome.into()
+    dropped.map_or_else(|why| Outcome::Failed { why }, |()| outcome).into()
 }
 
 /// Sockets on the VIP are reset while it is up, it goes, and what came in between is reset too.
@@ -113,8 +113,7 @@ async fn drop_vip(hands: &Hands) -> Result<(), String> {
 }
 
 async fn destroy_port(hands: &Hands) {
-    let crate::redis::Target::Tcp { port, .. } = hands.endpoint.target else { return };
-    if let Err(error) = crate::vip::destroy_port(port, &[]).await {
+    if let Err(error) = crate::vip::destroy_port(hands.port, &[]).await {
         tracing::warn!(error = %error, "connections to the instance could not be reset");
     }
 }

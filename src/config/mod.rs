@@ -128,6 +128,16 @@ pub struct GroupConfig {
     pub quarantine: bool,
 }
 
+impl GroupConfig {
+    /// The TCP port on this host that clients of the instance use, also when the agent itself comes by a unix socket.
+    pub fn client_port(&self) -> u16 {
+        match &self.redis {
+            RedisAddress::Tcp(address) => address.port,
+            RedisAddress::Unix(_) => self.announce.port,
+        }
+    }
+}
+
 /// `redis_tls`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisTls {

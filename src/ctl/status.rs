@@ -193,6 +193,7 @@ fn group_status(
     status.waits = waits(view, decision, name, group, seat, quorum);
     status.problems = group_problems(&status, &instances, &holders);
     status.problems.extend(departures(view, group));
+    status.problems.extend(vip_troubles(view, decision, name, seat));
     status.instances = instances;
     status
 }
@@ -340,6 +341,15 @@ fn group_problems(status: &GroupStatus, instances: &[InstanceStatus], holders: &
         }
     }
     problems
+}
+
+/// What the agents say of the VIP on their own hosts.
+fn vip_troubles(view: &View, decision: &Decision, name: &GroupName, seat: &Seat) -> Vec<String> {
+    let own = decide::health(view, decision, name);
+    let others = seat.health.iter().filter(|(node, _)| **node != view.me && silence(view, **node).is_none());
+    let all = others.map(|(node, said)| (*node, said)).chain(own.iter().map(|said| (view.me, said)));
+    let wrong = all.filter(|(_, said)| !said.vip_trouble.is_empty());
+    wrong.map(|(node, said)| format!("the VIP on {}: {}", view.name_of(node), said.vip_trouble)).collect()
 }
 
 /// S5: who left without proof still counts, so that another loss could not be proved safe.

@@ -165,6 +165,7 @@ pub(super) fn health_of(view: &View, decision: &Decision, name: &GroupName) -> O
         vip: seat.vip.held,
         full: view.wants_full(name),
         note: note(view, name),
+        vip_trouble: seat.vip.wrong(view.now).unwrap_or_default(),
     })
 }
 

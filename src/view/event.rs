@@ -461,4 +461,6 @@ pub struct Health {
     pub full: bool,
     /// What an operator should know besides; empty if nothing.
     pub note: String,
+    /// What is wrong with the VIP on this node; empty if nothing.
+    pub vip_trouble: String,
 }

@@ -56,7 +56,9 @@ impl View {
                 self.urgent = true;
             }
             What::FenceOrdered { group } => {
-                let epoch = self.group(&group).map(|found| found.epoch);
+                // Where no primary is nothing is served, and what stands there all the same is taken down anyway.
+                let own = self.group(&group).filter(|found| found.primary_node() == Some(self.me));
+                let epoch = own.map(|found| found.epoch);
                 self.seats.entry(group).or_default().fence_ordered = epoch;
             }
         }
@@ -281,6 +283,7 @@ impl View {
     }
 
     fn fold_vip(&mut self, name: &GroupName, seen: VipSight) {
+        let now = self.now;
         let Some(seat) = self.seats.get_mut(name) else { return };
         match seen {
             VipSight::Held => {
@@ -289,9 +292,10 @@ impl View {
             }
             VipSight::Removed => {
                 seat.vip.held = false;
+                seat.vip.conflict = None;
                 seat.vip.refreshed_at = None;
             }
-            VipSight::Conflict { mac } => seat.vip.trouble = Some(format!("{mac} answers for the VIP as well")),
+            VipSight::Conflict { mac } => seat.vip.conflict = Some((mac, now)),
             VipSight::Failed { why } => {
                 seat.vip.held = false;
                 seat.vip.trouble = Some(why);

@@ -251,8 +251,26 @@ pub struct VipState {
     pub held: bool,
     /// When it was last refreshed.
     pub refreshed_at: Option<Moment>,
-    /// The last conflict or failure, in words.
+    /// The last failure, in words.
     pub trouble: Option<String>,
+    /// Who else answers for it, and when that was last seen.
+    pub conflict: Option<(String, Moment)>,
+}
+
+/// A conflict that was not seen for so long is over: longer than others are asked for the VIP.
+const CONFLICT_LASTS: Duration = Duration::from_secs(50);
+
+impl VipState {
+    /// What is wrong with it now, in words.
+    pub fn wrong(&self, now: Moment) -> Option<String> {
+        let conflict = self.conflict.as_ref().filter(|(_, at)| self.held && now.since(*at) < CONFLICT_LASTS);
+        match conflict {
+            Some((mac, _)) => {
+                Some(format!("the host with the address {mac} answers for it as well: take it off there"))
+            }
+            None => self.trouble.clone(),
+        }
+    }
 }
 
 /// This node as a member of the group.

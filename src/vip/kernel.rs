@@ -137,6 +137,11 @@ impl Kernel {
         self.ask("listing the interfaces", |worker| worker.with_channel(address::own_macs)).await
     }
 
+    /// The same thread, for callers that wait so long.
+    pub(super) fn with_patience(self, patience: Duration) -> Kernel {
+        Kernel { patience, ..self }
+    }
+
     async fn ask<T: Send + 'static>(
         &self,
         what: &'static str,

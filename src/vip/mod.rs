@@ -45,6 +45,8 @@ pub const ANNOUNCE_AT: [Duration; 6] = [
 ];
 /// Events that may wait for the owner; after that the watcher waits too, and the kernel tells it to look again.
 const EVENTS: usize = 64;
+/// At the start of an agent nothing waits for the kernel, and at boot many want its network lock.
+const OPENING: Duration = Duration::from_secs(1);
 /// Questions asked by one [`Vip::probe`], spread over its time.
 const PROBES: u32 = 3;
 /// The longest name the kernel gives an interface.
@@ -125,17 +127,19 @@ impl Drop for Vip {
 }
 
 impl Vip {
-    /// Checks the capabilities, starts watching. Changes nothing on the host; the interface need not exist. No call waits
-    /// for the kernel longer than `patience`: an eighth of the lease is what a fence can spare (S9), and some tens of
+    /// Checks the capabilities, starts watching. Changes nothing on the host; the interface need not exist. No later call
+    /// waits for the kernel longer than `patience`: an eighth of the lease is what a fence can spare (S9), and some tens of
     /// microseconds is what it takes when no other process keeps the kernel's network lock.
     pub async fn open(spec: VipSpec, patience: Duration) -> Result<(Vip, mpsc::Receiver<VipEvent>), VipError> {
         validate(&spec)?;
         let packets = Arc::new(PacketSocket::open(spec.address)?);
-        let kernel = Kernel::start(spec.address, &spec.interface, patience)?;
-        kernel.check_right().await?;
+        let opening = Kernel::start(spec.address, &spec.interface, patience.max(OPENING))?;
+        opening.check_right().await?;
+        let link = opening.link().await?;
+        let kernel = opening.with_patience(patience);
         let (sender, events) = mpsc::channel(EVENTS);
         let mut watch = Watch::open(spec.address, &spec.interface, kernel.clone(), Arc::clone(&packets), sender)?;
-        watch.start_from(kernel.link().await?);
+        watch.start_from(link);
         let watch = tokio::spawn(watch.run());
         Ok((Vip { spec, kernel, packets, watch }, events))
     }

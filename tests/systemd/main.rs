@@ -3,5 +3,7 @@
 #![allow(unreachable_pub)]
 
 mod journal;
+mod lapsed;
 mod notify;
 mod support;
+mod unread;

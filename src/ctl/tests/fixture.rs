@@ -85,6 +85,7 @@ fn following(offset: u64) -> Health {
         vip: false,
         full: false,
         note: String::new(),
+        vip_trouble: String::new(),
     }
 }
 

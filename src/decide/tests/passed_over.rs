@@ -16,6 +16,7 @@ fn health(node: u64, posture: &str) -> (NodeId, Health) {
         vip: false,
         full: false,
         note: String::new(),
+        vip_trouble: String::new(),
     };
     (NodeId(node), said)
 }

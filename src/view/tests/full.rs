@@ -82,6 +82,7 @@ fn asks(view: &mut View, time: u64, node: u64, full: bool) {
         vip: false,
         full,
         note: String::new(),
+        vip_trouble: String::new(),
     };
     heard(view, time, node, Item::Health(said));
 }
