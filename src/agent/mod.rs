@@ -339,6 +339,9 @@ impl Agent {
             };
             // S8: the watchdog is petted only if the round came in time.
             let in_time = due.elapsed() < self.policy.lease / 2;
+            if matches!(what, What::Tick { .. }) {
+                self.look_at_links();
+            }
             if self.round(what) {
                 break;
             }
@@ -368,6 +371,15 @@ impl Agent {
         let message = crate::decide::next_message(view).filter(|at| *at > view.now);
         let idle = view.now + (self.policy.lease / IDLE_PART).clamp(IDLE_LEAST, IDLE_MOST);
         clock::instant(ends.chain(message).chain([idle]).min().unwrap_or(idle))
+    }
+
+    /// News of a link that found the queue full is not missed for longer than a tick.
+    fn look_at_links(&mut self) {
+        for (node, up) in self.raft.links() {
+            if self.view.peers.get(&node).is_some_and(|peer| peer.link != up) {
+                self.at_once.push_back(What::Link { node, up });
+            }
+        }
     }
 
     fn note_standing(&mut self, formation: Formation) {

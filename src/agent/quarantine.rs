@@ -60,7 +60,8 @@ async fn save(hands: &Hands, group: &GroupName, found: &Diverged) -> Result<Outc
     let dir = folder(&hands.data_dir);
     let path = dir.join(found.file.as_deref().unwrap_or("mainstay-quarantine.rdb"));
     // Complete already: the agent died before it could record that.
-    if path.exists() && info.run_id == found.run_id.0 {
+    let complete = info.run_id == found.run_id.0 && tokio::fs::try_exists(&path).await.unwrap_or(false);
+    if complete {
         return Ok(Outcome::Done { info: translate(&info, asked), clean: true });
     }
     let (pieces, incoming) = mpsc::channel(PIECES);
