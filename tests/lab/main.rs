@@ -13,6 +13,8 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+#[path = "../ci/mod.rs"]
+mod ci;
 mod cluster;
 mod cold;
 mod data;
