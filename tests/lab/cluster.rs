@@ -126,7 +126,7 @@ impl Cluster {
             realtime: false,
             stop_post: None,
         };
-        if let Some(user) = self.options.user { spec.as_user(user, &[]) } else { spec }
+        if let Some(user) = self.options.user { spec.unprivileged(user, &[]) } else { spec }
     }
 
     /// Like the first group's, with a port and a directory of its own.
@@ -154,7 +154,7 @@ impl Cluster {
             realtime: self.options.realtime,
             stop_post: self.options.stop_post.then(|| fence.into()),
         };
-        if let Some(user) = self.options.user { spec.as_user(user, &["net_admin", "net_raw"]) } else { spec }
+        if let Some(user) = self.options.user { spec.unprivileged(user, &["net_admin", "net_raw"]) } else { spec }
     }
 
     fn wall_clock(&self, files: &Files) -> Vec<(String, String)> {

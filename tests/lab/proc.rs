@@ -42,7 +42,7 @@ pub struct Spec {
 
 impl Spec {
     /// The same as an ordinary user, with no more than these capabilities.
-    pub fn as_user(self, user: u32, capabilities: &[&str]) -> Self {
+    pub fn unprivileged(self, user: u32, capabilities: &[&str]) -> Self {
         let only: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
         let mut args = vec![format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".into()];
         args.extend(["--bounding-set", "--inh-caps", "--ambient-caps"].map(|set| format!("{set}=-all{only}")));
