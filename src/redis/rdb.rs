@@ -14,6 +14,8 @@ const END: u8 = 0xFF;
 const FOOTER: usize = 10;
 /// What every server since Redis 5 reads; used where no payload says a version.
 pub(super) const OLD_VERSION: u16 = 9;
+/// From this version on the format is Valkey's own, which a file says in its first word.
+const VALKEYS_OWN: u16 = 80;
 /// CRC-64 of Jones, reflected, as Redis uses it.
 const POLYNOMIAL: u64 = 0x95ac_9329_ac4b_c9b5;
 const TABLE: [u64; 256] = table();
@@ -66,7 +68,8 @@ pub(super) struct Writer {
 impl Writer {
     /// The header, with remarks that no server minds.
     pub(super) fn begin(&mut self, version: u16, remarks: &[(&str, String)]) {
-        self.out.extend_from_slice(format!("REDIS{version:04}").as_bytes());
+        let magic = if version < VALKEYS_OWN { format!("REDIS{version:04}") } else { format!("VALKEY{version:03}") };
+        self.out.extend_from_slice(magic.as_bytes());
         for (name, value) in remarks {
             self.out.push(AUX);
             self.string(name.as_bytes());
@@ -147,6 +150,17 @@ mod tests {
     fn the_checksum_is_the_servers() {
         // The check value that Redis itself tests its function with.
         assert_eq!(crc64(0, b"123456789"), 0xe9c6_d914_c4b8_d9ca);
+    }
+
+    #[test]
+    fn a_file_names_the_format_of_its_server() {
+        let first = |version| {
+            let mut writer = Writer::default();
+            writer.begin(version, &[]);
+            String::from_utf8(writer.take()).unwrap()
+        };
+        assert_eq!([first(9), first(11)], ["REDIS0009", "REDIS0011"]);
+        assert_eq!(first(80), "VALKEY080");
     }
 
     #[test]

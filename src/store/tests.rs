@@ -212,6 +212,13 @@ async fn another_schema_is_refused() {
     let text = fs::read_to_string(&marker).unwrap();
     fs::write(&marker, text.replace("\"schema\": 1", "\"schema\": 2")).unwrap();
     assert!(refusal(dir.path(), "edge", "n1").contains("no identity file"), "its checksum tells");
+    let mut newer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let whole = format!("\"edge\" \"n1\" {} 2", newer["incarnation"].as_str().unwrap());
+    newer["schema"] = 2.into();
+    newer["crc32"] = crc32fast::hash(whole.as_bytes()).into();
+    fs::write(&marker, newer.to_string()).unwrap();
+    let said = refusal(dir.path(), "edge", "n1");
+    assert!(said.contains("identity has schema 2") && said.contains("reads schema 1"), "{said}");
     fs::remove_file(&marker).unwrap();
     rewrite(dir.path(), &log_key(4), |value| {
         let mut fresh = crc32fast::Hasher::new();
@@ -263,8 +270,11 @@ async fn a_cut_off_file_is_refused() {
                 assert_eq!(store.log().try_get_log_entries(0..).await.unwrap().len(), 5);
                 store.close().await;
             }
-            Err(error) => {
-                assert!(error.to_string().contains("cut off"), "{error}");
+            Err(_) => {
+                // Untouched by the first refusal as well.
+                assert!(fs::read(&data).unwrap() == whole[..length], "cut at {length}: the file was touched");
+                let text = refusal(dir.path(), "edge", "n1");
+                assert!(text.contains("data.mdb") && text.contains("cut off"), "{text}");
                 refused += 1;
             }
         }

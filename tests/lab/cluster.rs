@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Output;
 use std::sync::Arc;
@@ -64,6 +65,11 @@ impl Cluster {
         getrandom::fill(&mut key).map_err(io::Error::other)?;
         let wire = Arc::new(Switch::start(seed)?);
         let dir = LabDir::new()?;
+        if options.user.is_some() {
+            // Where another user gets at it.
+            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
+            std::fs::copy(crate::lab::binary(), dir.path().join("mainstay"))?;
+        }
         let wallclock = if options.wall_clocks { Some(crate::wall::build(dir.path())?) } else { None };
         let mut cluster = Self {
             hosts: BTreeMap::new(),
@@ -96,6 +102,7 @@ impl Cluster {
         let key_file = files.write_key(&self.key)?;
         files.write_redis_conf(&self.options)?;
         files.write_config(no, witness, &self.members, &key_file, &self.options)?;
+        self.options.user.map_or(Ok(()), |user| files.give_to(user))?;
         let redis = if witness { None } else { Some(Proc::start(self.redis_spec(no, &net, &files))?) };
         let second = self.options.second_group && !witness;
         let second = if second { Some(Proc::start(self.second_spec(no, &net, &files)?)?) } else { None };
@@ -108,9 +115,9 @@ impl Cluster {
     fn redis_spec(&self, no: HostNo, net: &Arc<HostNet>, files: &Files) -> Spec {
         // Born sealed (S6): the command line overrules the file.
         let args = [files.redis_conf().display().to_string(), "--replicaof".into(), "127.0.0.1".into(), "1".into()];
-        Spec {
+        let spec = Spec {
             name: format!("redis n{no}"),
-            program: "redis-server".into(),
+            program: std::env::var("REDIS_SERVER").unwrap_or("redis-server".into()).into(),
             args: args.into(),
             env: self.wall_clock(files),
             net: Arc::clone(net),
@@ -118,7 +125,8 @@ impl Cluster {
             restart: Some(self.options.redis_restart),
             realtime: false,
             stop_post: None,
-        }
+        };
+        if let Some(user) = self.options.user { spec.unprivileged(user, &[]) } else { spec }
     }
 
     /// Like the first group's, with a port and a directory of its own.
@@ -134,9 +142,10 @@ impl Cluster {
     fn agent_spec(&self, no: HostNo, net: &Arc<HostNet>, files: &Files) -> Spec {
         let config = files.config().display().to_string();
         let fence = ["fence", "--if-lapsed", "--config", &config].map(String::from);
-        Spec {
+        let own = self.dir.path().join("mainstay");
+        let spec = Spec {
             name: format!("agent n{no}"),
-            program: crate::lab::binary().into(),
+            program: if self.options.user.is_some() { own } else { crate::lab::binary().into() },
             args: vec!["run".into(), "--config".into(), config.clone()],
             env: self.options.agent_env.iter().cloned().chain(self.wall_clock(files)).collect(),
             net: Arc::clone(net),
@@ -144,7 +153,8 @@ impl Cluster {
             restart: Some(self.options.agent_restart),
             realtime: self.options.realtime,
             stop_post: self.options.stop_post.then(|| fence.into()),
-        }
+        };
+        if let Some(user) = self.options.user { spec.unprivileged(user, &["net_admin", "net_raw"]) } else { spec }
     }
 
     fn wall_clock(&self, files: &Files) -> Vec<(String, String)> {
@@ -183,6 +193,7 @@ impl Cluster {
     pub fn revive_host(&self, no: HostNo) {
         let host = self.host(no);
         host.files.clear_run().expect("the host's run directory");
+        self.options.user.map_or(Ok(()), |user| host.files.give_to(user)).expect("the host's files");
         host.net.reboot().expect("a namespace");
         host.on.store(true, Ordering::Relaxed);
         host.redis.iter().chain(&host.second).chain(&host.agent).for_each(Proc::release);

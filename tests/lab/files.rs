@@ -76,6 +76,18 @@ impl Files {
         self.root.join("redis.conf")
     }
 
+    /// Everything of the host belongs to that user.
+    pub fn give_to(&self, user: u32) -> io::Result<()> {
+        let mut all = vec![self.root.clone(), std::fs::read_link(self.run())?];
+        while let Some(path) = all.pop() {
+            std::os::unix::fs::lchown(&path, Some(user), Some(user))?;
+            if path.is_dir() && !path.is_symlink() {
+                all.extend(std::fs::read_dir(&path)?.flatten().map(|entry| entry.path()));
+            }
+        }
+        Ok(())
+    }
+
     /// What a reboot does to /run.
     pub fn clear_run(&self) -> io::Result<()> {
         let run = std::fs::read_link(self.run())?;

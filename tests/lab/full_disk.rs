@@ -136,8 +136,7 @@ fn a_hung_disk_under_the_leader_does_not_hold_a_failover_back() {
         let leads = leader(&c, primary);
         let hung = (1..=3).find(|no| leads.contains(&format!("n{no}"))).expect("somebody leads");
         if let Some(why) = &disk(&c, hung).no_hang {
-            assert!(std::env::var_os("CI").is_none(), "no disk can be made to hang: {why}");
-            println!("skipped: {why}");
+            crate::ci::skip(&format!("no disk can be made to hang: {why}"));
             return;
         }
         if hung == primary {

@@ -2,6 +2,8 @@
 //!
 //! `LAB_SWITCHOVERS=100` makes the first test as long as it is meant to be once.
 
+use std::os::unix::net::UnixDatagram;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
@@ -122,5 +124,55 @@ fn a_successor_that_lags_is_not_waited_for() {
         assert!(history.two_servers().is_empty(), "{:#?}", history.two_servers());
         let lost = c.lost(&history, old);
         assert!(lost.is_empty(), "{} lost, first {:?}", lost.len(), lost.first());
+    });
+}
+
+/// Nobody is there to hand over to: the agent fences before it ends, and ends well (S10). What it told the service
+/// manager until then says role, epoch, group and VIP.
+#[test]
+fn a_primarys_agent_that_is_stopped_alone_fences() {
+    in_lab(|| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let manager = dir.path().join("notify");
+        let socket = UnixDatagram::bind(&manager).expect("a socket");
+        let heard = Arc::new(Mutex::new(String::new()));
+        let told = Arc::clone(&heard);
+        // Read all the time, as the service manager does.
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length) = socket.recv(&mut buffer) {
+                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                told.push_str(&String::from_utf8_lossy(&buffer[..length]));
+                told.push('\n');
+            }
+        });
+        let mut options = Options::new(1);
+        options.agent_env.push(("NOTIFY_SOCKET".into(), manager.display().to_string()));
+        let c = Cluster::start(options);
+        assert_eq!(c.wait_healthy(secs(30)), 1);
+        wait_for("the status line", secs(5), || {
+            let heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+            let status = heard.lines().rfind(|line| line.starts_with("STATUS=")).unwrap_or_default().to_owned();
+            if status == "STATUS=mymaster: primary (epoch 1, VIP held); leader n1" { Ok(()) } else { Err(status) }
+        });
+
+        let load = c.load();
+        std::thread::sleep(ms(300));
+        let began = Instant::now();
+        assert!(c.host(1).agent().stop(secs(10)), "it had to be killed");
+        println!("FIGURE stop of a primary's agent without a successor: ended after {:?}", began.elapsed());
+        let ended = Instant::now();
+        assert_eq!(c.host(1).agent().last_exit().and_then(|status| status.code()), Some(0));
+        assert_eq!(c.vip_holders(), Vec::<HostNo>::new(), "the address is still there");
+        assert_eq!(c.host(1).cmd(&["ROLE"]).items()[0].text(), "slave", "not sealed");
+        let refused = c.host(1).client().and_then(|mut client| client.command(&["SET", "a", "b"])).expect("an answer");
+        assert!(refused.text().starts_with("READONLY"), "{}", refused.text());
+        std::thread::sleep(ms(200));
+        let history = load.stop();
+        assert!(history.acked() > 0);
+        assert!(!history.writes().any(|write| write.acked() && write.sent > ended), "it is served after the fence");
+        c.host(1).agent().release();
+        assert_eq!(c.wait_healthy(secs(30)), 1);
+        assert!(c.lost(&history, 1).is_empty());
     });
 }

@@ -62,6 +62,8 @@ pub struct Options {
     pub disks: bool,
     /// The wall clocks of the hosts' processes can be set.
     pub wall_clocks: bool,
+    /// Everything on the hosts runs as this user, the agents with their two capabilities, and not as root.
+    pub user: Option<u32>,
 }
 
 impl Options {
@@ -91,6 +93,7 @@ impl Options {
             stop_post: false,
             disks: false,
             wall_clocks: false,
+            user: None,
         }
     }
 

@@ -25,9 +25,7 @@ const TAIL: usize = 40;
 pub fn in_lab(body: impl FnOnce()) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(reason) = net::impossible() {
-        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-        assert!(!ci, "no lab on this machine: {reason}");
-        println!("skipped: no lab on this machine: {reason}");
+        crate::ci::skip(&format!("no lab on this machine: {reason}"));
         return;
     }
     body();

@@ -13,12 +13,15 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+#[path = "../ci/mod.rs"]
+mod ci;
 mod cluster;
 mod cold;
 mod data;
 mod disk;
 mod faults;
 mod files;
+mod floating;
 mod full_disk;
 mod generation;
 mod groups;
@@ -33,6 +36,7 @@ mod net;
 mod policy;
 mod proc;
 mod resp;
+mod rights;
 mod spared;
 mod switch;
 mod wall;

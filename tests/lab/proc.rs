@@ -40,6 +40,20 @@ pub struct Spec {
     pub stop_post: Option<Vec<String>>,
 }
 
+impl Spec {
+    /// The same as an ordinary user, with no more than these capabilities.
+    pub fn unprivileged(self, user: u32, capabilities: &[&str]) -> Self {
+        let only: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
+        let mut args = vec![format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".into()];
+        args.extend(["--bounding-set", "--inh-caps", "--ambient-caps"].map(|set| format!("{set}=-all{only}")));
+        // Asked for anew: a change of user ends it.
+        args.extend(["--pdeathsig=KILL".into(), self.program.display().to_string()]);
+        let ahead = |rest: Vec<String>| args.iter().cloned().chain(rest).collect::<Vec<_>>();
+        let stop_post = self.stop_post.map(ahead);
+        Self { program: "setpriv".into(), args: ahead(self.args), stop_post, ..self }
+    }
+}
+
 #[derive(Default)]
 struct State {
     pid: Option<Pid>,

@@ -47,6 +47,27 @@ fn the_architecture_shows_the_same_table() {
     }
 }
 
+/// What counts as CI, and so what may be skipped, is one rule for all tests.
+#[test]
+fn no_test_has_a_rule_of_its_own_for_ci() {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"), src().to_owned()];
+    let (asks, mut own, mut read) = (concat!("\"C", "I\""), Vec::new(), 0);
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).expect("a folder").flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                read += 1;
+                let text = std::fs::read_to_string(&path).expect("a source file");
+                own.extend(text.contains(asks).then(|| path.display().to_string()));
+            }
+        }
+    }
+    assert!(read > 200, "only {read} files were read: are these the sources?");
+    assert_eq!(own.len(), 1, "only tests/ci asks for the variable: {own:?}");
+    assert!(own[0].ends_with("tests/ci/mod.rs"), "{own:?}");
+}
+
 /// Writes `files` below a new folder and returns what the checker says of them.
 fn faults(files: &[(&str, &str)]) -> Vec<(String, usize, Fault)> {
     let folder = tempfile::tempdir().expect("a folder can be made");

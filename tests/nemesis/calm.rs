@@ -77,8 +77,7 @@ fn alarms(c: &Cluster) -> Vec<String> {
 #[test]
 fn noise_alone_changes_nothing() {
     in_lab(|| {
-        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-        let length = secs(number("CALM_SECONDS").unwrap_or(if ci { 60 } else { 20 }));
+        let length = secs(number("CALM_SECONDS").unwrap_or(if crate::ci::is_ci() { 60 } else { 20 }));
         let c = Cluster::start(Options { hang_after: secs(5), ..Options::new(3) });
         let quiet = recovery(&c);
         let old = c.wait_healthy(secs(60));

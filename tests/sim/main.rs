@@ -18,6 +18,8 @@ mod agent;
 mod attack;
 mod broken;
 mod changes;
+#[path = "../ci/mod.rs"]
+mod ci;
 mod clients;
 mod cold;
 mod covered;

@@ -2,6 +2,8 @@
 
 #![allow(unreachable_pub)]
 
+#[path = "../ci/mod.rs"]
+mod ci;
 mod journal;
 mod lapsed;
 mod notify;

@@ -54,7 +54,7 @@ fn ready_status_watchdog_and_stopping_are_said_and_mean_it() {
     );
     let mut said = Vec::new();
     hear(&socket, &mut said, |said| said.iter().any(|line| line == "READY=1"));
-    hear(&socket, &mut said, |said| said.iter().any(|line| line.starts_with("STATUS=g: primary (epoch 1)")));
+    hear(&socket, &mut said, |said| said.iter().any(|line| line == "STATUS=g: primary (epoch 1); leader n1"));
     let before = said.iter().filter(|line| *line == "WATCHDOG=1").count();
     hear(&socket, &mut said, |said| said.iter().filter(|line| *line == "WATCHDOG=1").count() >= before + 5);
 
