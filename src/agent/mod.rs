@@ -312,6 +312,8 @@ impl Agent {
         for (node, up) in self.raft.links() {
             self.at_once.push_back(What::Link { node, up });
         }
+        // What happens first is told with its time, too.
+        self.at_once.push_front(What::Tick { unix_ms: clock::unix_ms() });
         loop {
             let due = self.next_wake();
             let what = match self.at_once.pop_front() {
