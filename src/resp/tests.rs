@@ -131,9 +131,9 @@ fn theirs(value: &Value, protocol: Protocol) -> Theirs {
         Value::Map(pairs) if third => {
             Theirs::Map(pairs.iter().map(|(key, value)| (theirs(key, protocol), theirs(value, protocol))).collect())
         }
-        Value::Map(pairs) => {
-            Theirs::Array(pairs.iter().flat_map(|(key, value)| [theirs(key, protocol), theirs(value, protocol)]).collect())
-        }
+        Value::Map(pairs) => Theirs::Array(
+            pairs.iter().flat_map(|(key, value)| [theirs(key, protocol), theirs(value, protocol)]).collect(),
+        ),
     }
 }
 

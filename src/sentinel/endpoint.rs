@@ -97,6 +97,7 @@ impl Endpoint {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let listen = options.listen;
         let thread = std::thread::Builder::new().name("sentinel".to_owned()).spawn(move || {
+            step_back();
             runtime.block_on(async move {
                 tokio::select! {
                     () = serve(listen, door, most) => {}
@@ -164,6 +165,17 @@ fn room() -> usize {
         tracing::warn!(room, "Sentinel clients are limited by the number of open files, LimitNOFILE");
     }
     room
+}
+
+/// The agent may be scheduled before ordinary processes; its clients are not to be served before its lease is.
+fn step_back() {
+    let ordinary = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the call reads one structure that lives as long as it, and concerns this thread alone.
+    #[allow(unsafe_code)]
+    let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary) };
+    if done != 0 {
+        tracing::warn!("Sentinel clients are served with the agent's own priority");
+    }
 }
 
 async fn serve(listen: SocketAddr, door: Arc<Door>, most: usize) {

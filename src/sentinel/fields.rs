@@ -83,8 +83,7 @@ fn failover_state(group: &Group) -> Option<&'static str> {
 pub(super) fn master(picture: &Picture, group: &Group, now: Moment) -> Fields {
     let primary = &group.primary;
     let address = &primary.address;
-    let mut fields =
-        head(group.name.clone(), &address.host, address.port, &primary.run_id, master_flags(group, now));
+    let mut fields = head(group.name.clone(), &address.host, address.port, &primary.run_id, master_flags(group, now));
     fields.extend(failover_state(group).map(|state| ("failover-state", state.to_owned())));
     fields.extend(link(now, primary.heard, primary.down));
     if !group.served(now) {

@@ -83,9 +83,27 @@ fn answer(word: &[u8], request: &Request, rest: &[Vec<u8>], context: &Context<'_
 
 fn wrong(word: &[u8], request: &Request) -> Value {
     const KNOWN: [&[u8]; 22] = [
-        b"masters", b"primaries", b"master", b"primary", b"replicas", b"slaves", b"sentinels", b"ckquorum", b"myid",
-        b"get-master-addr-by-name", b"get-primary-addr-by-name", b"is-master-down-by-addr", b"is-primary-down-by-addr",
-        b"info-cache", b"pending-scripts", b"reset", b"flushconfig", b"config", b"monitor", b"remove", b"set",
+        b"masters",
+        b"primaries",
+        b"master",
+        b"primary",
+        b"replicas",
+        b"slaves",
+        b"sentinels",
+        b"ckquorum",
+        b"myid",
+        b"get-master-addr-by-name",
+        b"get-primary-addr-by-name",
+        b"is-master-down-by-addr",
+        b"is-primary-down-by-addr",
+        b"info-cache",
+        b"pending-scripts",
+        b"reset",
+        b"flushconfig",
+        b"config",
+        b"monitor",
+        b"remove",
+        b"set",
         b"failover",
     ];
     if KNOWN.contains(&word) || word == b"help" {
@@ -195,7 +213,9 @@ fn set(options: &[Vec<u8>]) -> Value {
     let option = String::from_utf8_lossy(&options[0]).to_lowercase();
     match SETTINGS.iter().find(|(name, _)| *name == option) {
         Some((_, how)) => refused(how),
-        None => Value::error(format!("ERR Unknown option or number of arguments for SENTINEL SET '{}'", short(&options[0]))),
+        None => {
+            Value::error(format!("ERR Unknown option or number of arguments for SENTINEL SET '{}'", short(&options[0])))
+        }
     }
 }
 

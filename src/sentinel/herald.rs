@@ -264,9 +264,8 @@ impl Told {
             let successor = found.node == group.primary.node;
             known.tell(found, teller, found.unfit(now, lease) && !successor);
         }
-        self.replicas.retain(|node, _| {
-            group.replicas.iter().any(|found| found.node == *node) || group.primary.node == *node
-        });
+        self.replicas
+            .retain(|node, _| group.replicas.iter().any(|found| found.node == *node) || group.primary.node == *node);
     }
 
     fn agents(&mut self, teller: &mut Teller<'_>) {
@@ -376,7 +375,7 @@ fn master(name: &str, address: &Address) -> String {
 /// What Sentinels tell each other through the instances, here for those who listen to this agent. Of a group that nobody
 /// serves nothing is said.
 #[must_use]
-pub fn hello(picture: &Picture, now: Moment) -> Vec<String> {
+pub(super) fn hello(picture: &Picture, now: Moment) -> Vec<String> {
     let Some(address) = &picture.me.address else { return Vec::new() };
     let served = picture.groups.iter().filter(|group| group.served(now));
     let line = |group: &Group| {

@@ -60,9 +60,10 @@ impl House {
     /// In a time that tells nothing of how much of it was right.
     pub(super) fn admits(&self, said: &[u8]) -> bool {
         let Some(password) = &self.password else { return true };
-        let alike = password.iter().enumerate().fold(0u8, |unlike, (at, byte)| {
-            unlike | (byte ^ said.get(at).copied().unwrap_or(!byte))
-        });
+        let alike = password
+            .iter()
+            .enumerate()
+            .fold(0u8, |unlike, (at, byte)| unlike | (byte ^ said.get(at).copied().unwrap_or(!byte)));
         alike == 0 && said.len() == password.len()
     }
 
@@ -87,9 +88,9 @@ impl House {
 
     /// How many channels and patterns are listened to by anybody.
     pub(super) fn listened(&self) -> (usize, usize) {
-        self.clients().values().fold((0, 0), |(channels, patterns), client| {
-            (channels + client.channels, patterns + client.patterns)
-        })
+        self.clients()
+            .values()
+            .fold((0, 0), |(channels, patterns), client| (channels + client.channels, patterns + client.patterns))
     }
 
     /// A line for each client, or for those with these ids.

@@ -1,7 +1,7 @@
 //! INFO: the sections a Sentinel has, in its words.
 
 use super::fields::{linked, listed};
-use super::picture::{Group, Instance, Picture};
+use super::picture::{Group, Instance};
 use super::session::Context;
 use crate::view::Moment;
 use std::fmt::Write as _;
@@ -10,8 +10,10 @@ use std::sync::atomic::Ordering;
 /// The version whose Sentinel this endpoint speaks like: clients choose by it what they send.
 pub(super) const REDIS_VERSION: &str = "7.0.15";
 
-const SECTIONS: [(&str, fn(&Context<'_>) -> String); 4] =
-    [("server", server), ("clients", clients), ("stats", stats), ("sentinel", sentinel)];
+/// A section's name, and what makes its text.
+type Section = (&'static str, fn(&Context<'_>) -> String);
+
+const SECTIONS: [Section; 4] = [("server", server), ("clients", clients), ("stats", stats), ("sentinel", sentinel)];
 
 /// The sections asked for, all without any name; unknown ones are left out, as Redis does.
 pub(super) fn info(wanted: &[Vec<u8>], context: &Context<'_>) -> String {

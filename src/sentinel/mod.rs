@@ -23,7 +23,7 @@ pub mod probe;
 mod reporter;
 mod session;
 
-pub use endpoint::{Endpoint, Failover, Options, MAX_CLIENTS};
+pub use endpoint::{Endpoint, Failover, MAX_CLIENTS, Options};
 pub use glob::fits;
 pub use herald::{Herald, News};
 pub use house::House;

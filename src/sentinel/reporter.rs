@@ -91,7 +91,8 @@ impl Reporter {
         let sealing = matches!(stage, Stage::Sealing { .. });
         held.sealing = sealing.then(|| held.sealing.unwrap_or(now));
         let nothing = Seat::default();
-        let look = Look { view, name, group, seat: view.seats.get(name).unwrap_or(&nothing), served: holder.is_some(), limit };
+        let look =
+            Look { view, name, group, seat: view.seats.get(name).unwrap_or(&nothing), served: holder.is_some(), limit };
         let online = look.online();
         let mut replicas = Vec::new();
         let mut first = None;

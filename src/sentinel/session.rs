@@ -16,8 +16,10 @@ use std::collections::BTreeSet;
 /// a Sentinel it carries nothing either.
 pub const HELLO: &str = "__sentinel__:hello";
 
-/// Bytes of all channels and patterns that one connection listens to.
-const LISTENS: usize = 8 * 1024;
+/// Channels and patterns that one connection listens to: each may have a message of its own of everything published.
+const LISTENS: usize = 64;
+/// And their bytes together.
+const LISTENS_BYTES: usize = 8 * 1024;
 
 /// What a request may be once the client is known.
 const KNOWN: Limits = Limits { arguments: 256, argument: 8 * 1024, total: 16 * 1024 };
@@ -161,9 +163,12 @@ impl Session {
         let word = if patterns { "psubscribe" } else { "subscribe" };
         for name in names {
             let held: usize = self.channels.iter().chain(&self.patterns).map(Vec::len).sum();
+            let full = self.channels.len() + self.patterns.len() >= LISTENS || held + name.len() > LISTENS_BYTES;
             let set = if patterns { &mut self.patterns } else { &mut self.channels };
-            if held + name.len() > LISTENS && !set.contains(name) {
-                return Some(Value::error(format!("ERR channels and patterns of more than {LISTENS} bytes together")));
+            if full && !set.contains(name) {
+                return Some(Value::error(format!(
+                    "ERR more than {LISTENS} channels and patterns, or {LISTENS_BYTES} bytes of them"
+                )));
             }
             set.insert(name.clone());
             self.confirm(word, Value::Bytes(name.clone()), out);

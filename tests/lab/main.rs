@@ -13,6 +13,7 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+mod alike;
 mod cluster;
 mod cold;
 mod data;
@@ -33,6 +34,7 @@ mod net;
 mod policy;
 mod proc;
 mod resp;
+mod sentinel;
 mod spared;
 mod switch;
 mod wall;

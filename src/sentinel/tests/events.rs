@@ -152,7 +152,10 @@ fn a_switchover_is_no_fault() {
     let mut listener = Listener::new(true);
     let told = listener.next(|picture| picture.groups[0].stage = Stage::Switching(NodeId(2)));
     assert!(!told.iter().any(|line| line.contains("down")), "{told:#?}");
-    assert_eq!(told.last().map(String::as_str), Some(format!("+selected-slave slave 10.0.0.2:6379 10.0.0.2 6379 @ {OLD}").as_str()));
+    assert_eq!(
+        told.last().map(String::as_str),
+        Some(format!("+selected-slave slave 10.0.0.2:6379 10.0.0.2 6379 @ {OLD}").as_str())
+    );
     let told = listener.next(|picture| {
         seal(picture);
         picture.groups[0].stage = Stage::Sealing { planned: true };

@@ -43,7 +43,11 @@ fn a_late_renewals_word_is_out_of_date() {
     heard(&mut view, 11_500, 1, serving_renewal(1, 5420, 600));
     assert_eq!(named(&view), None);
     heard(&mut view, 11_520, 1, serving_renewal(1, 15_420, 600));
-    assert_eq!(named(&view), Some((1, 12_109)), "the next one came in time, but for what clocks may drift in ten seconds");
+    assert_eq!(
+        named(&view),
+        Some((1, 12_109)),
+        "the next one came in time, but for what clocks may drift in ten seconds"
+    );
 }
 
 /// The primary's host was started anew: its clock begins again, and so does its epoch.
