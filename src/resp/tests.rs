@@ -121,11 +121,8 @@ fn theirs(value: &Value, protocol: Protocol) -> Theirs {
         Value::Null | Value::NullArray => Theirs::Nil,
         Value::Array(values) => Theirs::Array(all(values)),
         Value::Push(values) if third => {
-            let kind = match values.first() {
-                Some(Value::Text(kind)) => kind.to_string(),
-                _ => unreachable!("a push begins with its kind"),
-            };
-            Theirs::Push { kind: kind.as_str().into(), data: all(&values[1..]) }
+            assert_eq!(values.first(), Some(&Value::text("message")), "a push begins with its kind");
+            Theirs::Push { kind: ::redis::PushKind::Message, data: all(&values[1..]) }
         }
         Value::Push(values) => Theirs::Array(all(values)),
         Value::Map(pairs) if third => {

@@ -170,7 +170,9 @@ fn same_listening(ours: &mut Client, theirs: &mut Client) {
         let counts = |replies: Vec<Reply>| -> Vec<Vec<String>> {
             let words = |reply: &Reply| match reply.items() {
                 [] => vec![reply.text()],
-                items if words.first().is_some_and(|word| word.contains("UNSUB")) => items[..2].iter().map(Reply::text).collect(),
+                items if words.first().is_some_and(|word| word.contains("UNSUB")) => {
+                    items[..2].iter().map(Reply::text).collect()
+                }
                 items => items.iter().map(Reply::text).collect(),
             };
             replies.iter().map(words).collect()
@@ -192,8 +194,14 @@ fn the_endpoint_answers_as_a_real_sentinel_beside_it() {
             let field = |name: &str| master.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
             let all = (field("num-slaves"), field("num-other-sentinels"));
             let replicas = rows(&mut client, "REPLICAS");
-            let ok = replicas.iter().all(|row| row.iter().any(|(name, value)| name == "master-link-status" && value == "ok"));
-            if all == (Some("2".into()), Some("2".into())) && ok { Ok(()) } else { Err(format!("{all:?} {replicas:?}")) }
+            let ok = replicas
+                .iter()
+                .all(|row| row.iter().any(|(name, value)| name == "master-link-status" && value == "ok"));
+            if all == (Some("2".into()), Some("2".into())) && ok {
+                Ok(())
+            } else {
+                Err(format!("{all:?} {replicas:?}"))
+            }
         });
         let (mut ours, mut theirs) = (agent(&c.client, no).expect("an agent"), real(&c, no).expect("a Sentinel"));
         let mut verdict = Verdict::default();
