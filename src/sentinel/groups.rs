@@ -199,7 +199,7 @@ fn config(picture: &Picture, verb: &[u8], names: &[Vec<u8>]) -> Value {
 /// Of a group that there is already it says so, as Sentinel does: who sets Sentinels up takes that for done.
 fn monitor(picture: &Picture, name: &[u8], host: &[u8], port: &[u8]) -> Value {
     if picture.group(name).is_some() {
-        return Value::error("ERR Duplicate master name");
+        return Value::error("ERR Duplicate master name.");
     }
     refused(&format!(
         "a [[group]] with name = \"{}\" and announce = \"{}:{}\" in the files of its nodes makes one",

@@ -137,7 +137,7 @@ impl Session {
             return Err(Value::error("NOAUTH Authentication required."));
         }
         if self.listens() && self.protocol == Protocol::Resp2 && !command.listening {
-            let name = String::from_utf8_lossy(&request[0]).to_lowercase();
+            let name = commands::label(command, request);
             return Err(Value::error(format!(
                 "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in \
                  this context"

@@ -87,7 +87,7 @@ fn strangers_send_little() {
 fn listening_is_confirmed_and_told_in_both_protocols() {
     // The switch is told by the harness after the requests.
     let second = said("SUBSCRIBE +switch-master\r\nPING\r\nSENTINEL MASTERS\r\n", None);
-    let refused = "-ERR Can't execute 'sentinel': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed \
+    let refused = "-ERR Can't execute 'sentinel|masters': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed \
                    in this context\r\n";
     let confirmed = "*3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n*2\r\n$4\r\npong\r\n$0\r\n\r\n";
     let text = "mymaster 10.0.0.1 6379 10.0.0.2 6379";
