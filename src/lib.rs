@@ -1,12 +1,12 @@
 //! mainstay keeps one Redis (or Valkey) primary standing.
 //!
 //! The crate's map, lowest layer first; imports point down (a test holds the code to it):
-//! - layer 0: [`cluster`] (vocabulary, replicated state, `apply`)
+//! - layer 0: [`cluster`] (vocabulary, replicated state, `apply`), [`resp`] (frames of the Redis protocol)
 //! - layer 1: [`view`] (what this node knows), [`decide`] (what to do)
 //! - layer 2: [`config`] (the file), [`store`] (Raft's log and the node's own record), [`raft`] (the agents' agreement),
 //!   [`redis`] (watch and command the instance), [`vip`] (the floating address), [`wire`] (authenticated, encrypted peer
 //!   connections)
-//! - layer 3: [`ctl`] (the operator's socket, status)
+//! - layer 3: [`ctl`] (the operator's socket, status), [`sentinel`] (clients ask where the primary is)
 //! - layer 4: [`agent`] (the loop)
 //!
 //! The core decides and does no I/O; the shells act and decide nothing. ARCHITECTURE.md tells the protocol.
@@ -18,6 +18,8 @@ pub mod ctl;
 pub mod decide;
 pub mod raft;
 pub mod redis;
+pub mod resp;
+pub mod sentinel;
 pub mod store;
 pub mod view;
 pub mod vip;

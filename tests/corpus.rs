@@ -13,8 +13,13 @@ use std::path::{Path, PathBuf};
 
 type Property = fn(&[u8]);
 
-const TARGETS: [(&str, Property); 4] =
-    [("frames", fuzz::frames), ("records", fuzz::records), ("requests", fuzz::requests), ("config", fuzz::config)];
+const TARGETS: [(&str, Property); 5] = [
+    ("frames", fuzz::frames),
+    ("records", fuzz::records),
+    ("requests", fuzz::requests),
+    ("config", fuzz::config),
+    ("sentinel", fuzz::sentinel),
+];
 
 fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target)
@@ -26,6 +31,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
         "frames" => fuzz::frame_seeds(),
         "records" => fuzz::record_seeds(),
+        "sentinel" => fuzz::sentinel_seeds(),
         "requests" => text(&[
             "{\"ask\":\"status\"}\n",
             "{\"ask\":\"members\"}\n",

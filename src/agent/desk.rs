@@ -260,7 +260,7 @@ impl Agent {
         });
     }
 
-    fn prepare_switch(
+    pub(super) fn prepare_switch(
         &self,
         group: Option<GroupName>,
         to: Option<String>,

@@ -6,6 +6,7 @@
 //!
 //! Upholds S1 (fence first, stamp), S2 (mark, then surrender), S8 (the watchdog is petted after a round in time).
 
+mod clients;
 mod clock;
 mod desk;
 mod disk;
@@ -33,6 +34,7 @@ use crate::store::Store;
 use crate::view::{Event, Item, Moment, Stamp, View, What};
 use crate::wire;
 use anyhow::Context as _;
+use clients::Clients;
 use desk::Desk;
 use ending::Ending;
 use entry::{Entered, Signals, formed};
@@ -189,6 +191,7 @@ pub(super) struct Agent {
     desk: Desk,
     host: HostFacts,
     disk: watch::Receiver<Option<String>>,
+    clients: Clients,
     ending: Option<Ending>,
     /// An order was given that the next start carries out.
     again: bool,
@@ -227,6 +230,7 @@ impl Agent {
         let keeper = Keeper::start(stamps, marked).context("the lease stamp's thread cannot start")?;
         let keeping = config.groups.iter().filter(|group| group.quarantine);
         view.quarantine = keeping.map(|group| GroupName(group.name.clone())).collect();
+        view.sentinel = clients::address(config);
         Ok(Self {
             view,
             policy,
@@ -243,6 +247,7 @@ impl Agent {
             desk: Desk::default(),
             host: desk::host_facts(config, warnings),
             disk,
+            clients: clients::open(config)?,
             ending: None,
             again: false,
             dir: config.node.data_dir.clone(),
@@ -332,6 +337,10 @@ impl Agent {
                             None => continue,
                         }
                     }
+                    Some(asked) = self.clients.asked.recv() => {
+                        self.failover(asked);
+                        continue;
+                    }
                     changed = formation.changed() => {
                         changed.context("the Raft shell ended")?;
                         self.note_standing(formation.borrow_and_update().clone());
@@ -412,6 +421,9 @@ impl Agent {
             self.notifier.status(&self.narrator.status_line(&self.view));
         }
         self.desk.settle(&self.view);
+        if let Some(endpoint) = &mut self.clients.endpoint {
+            endpoint.look(&self.view);
+        }
         done
     }
 

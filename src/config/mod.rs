@@ -369,7 +369,6 @@ pub fn unbuilt(config: &Config) -> Vec<String> {
             names.push(name());
         }
     };
-    add(config.sentinel.is_some(), &|| "[sentinel]".to_owned());
     add(config.http.is_some(), &|| "[http]".to_owned());
     add(config.notify_command.is_some(), &|| "[notify]".to_owned());
     for group in &config.groups {

@@ -23,6 +23,7 @@ pub(super) fn talk(view: &View, decision: &mut Decision) {
     }
     if regular {
         common.extend(health(view, decision));
+        common.extend(view.sentinel.iter().cloned().map(|address| Item::Sentinel { address }));
     }
     if decision.noted.polled {
         common.push(Item::Poll { id: view.poll.as_ref().map_or(1, |poll| poll.id + 1) });
@@ -70,6 +71,7 @@ fn renewals(view: &View, decision: &mut Decision) -> Vec<Item> {
             epoch: group.epoch,
             sent_at: view.now,
             lease: view.lease(),
+            left: view.lease_end(name).map(|end| end.since(view.now)).unwrap_or_default(),
             version: seat.instance.version,
             guardians: view.state.guardians.version,
             serving: view.serving(name),

@@ -196,6 +196,7 @@ fn renewal(serving: bool) -> Item {
         epoch: Epoch(1),
         sent_at: ms(1),
         lease: LEASE,
+        left: LEASE / 2,
         version: Version(100),
         guardians: Version(1),
         serving: serving.then_some(offer),

@@ -350,6 +350,11 @@ pub enum Item {
     },
     /// How this node's part of a group does: for status, and for nothing that safety hangs on.
     Health(Health),
+    /// Where Sentinel clients reach this node's agent, `host:port`.
+    Sentinel {
+        /// Where.
+        address: String,
+    },
 }
 
 /// A primary's renewal, with what its followers need to know.
@@ -363,6 +368,8 @@ pub struct Renewal {
     pub sent_at: Moment,
     /// How long the promise is to hold.
     pub lease: Duration,
+    /// How long the primary's own lease still held when this was sent: so long its word that it serves is good.
+    pub left: Duration,
     /// The group's version that the primary had applied when it read `serving`.
     pub version: Version,
     /// The guardians' version it counts under (S12).

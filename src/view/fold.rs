@@ -11,6 +11,9 @@ use std::time::Duration;
 /// No lease is longer: a garbled renewal must not bind a guardian for years.
 const LONGEST_LEASE: Duration = Duration::from_secs(60);
 
+/// No address is longer: a name of 253 bytes, brackets and a port.
+const LONGEST_ADDRESS: usize = 261;
+
 /// A refused or lost proposal is not repeated sooner.
 pub(super) const PROPOSAL_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -126,6 +129,12 @@ impl View {
                     seat.health.insert(from, health);
                 }
             }
+            Item::Sentinel { address } => {
+                let known = &mut self.peers.entry(from).or_default().sentinel;
+                if known.as_ref() != Some(&address) && address.len() <= LONGEST_ADDRESS {
+                    *known = Some(address);
+                }
+            }
         }
     }
 
@@ -177,6 +186,7 @@ impl View {
                 .is_none_or(|(_, known)| (known.epoch, known.sent_at) < (renewal.epoch, renewal.sent_at));
             if newer {
                 let mut renewal = renewal;
+                seat.word.heard(now, &renewal);
                 // A primary whose agent has just been restarted has not looked at its instance yet; it serves on.
                 if let Some((_, known)) = seat.renewal.take().filter(|(_, known)| known.epoch == renewal.epoch)
                     && renewal.serving.is_none()

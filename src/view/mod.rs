@@ -15,6 +15,7 @@ mod evidence;
 mod flap;
 mod fold;
 mod full;
+mod holder;
 mod leave;
 mod lineage;
 mod moment;
@@ -27,6 +28,7 @@ pub use event::{
     Task, Topic, VipSight, What,
 };
 pub use flap::Faults;
+pub use holder::Word;
 pub use moment::Moment;
 pub use seat::{Condition, Instance, Lease, Membership, Posture, Promise, Seat, VipState};
 pub use settle::FollowTarget;
@@ -99,6 +101,8 @@ pub struct View {
     pub mine: BTreeSet<GroupName>,
     /// Groups whose diverged data this node saves before its instance follows, by its file (S11).
     pub quarantine: BTreeSet<GroupName>,
+    /// Where Sentinel clients reach this agent, `host:port`, if it has such an endpoint.
+    pub sentinel: Option<String>,
 }
 
 /// A peer.
@@ -108,6 +112,8 @@ pub struct Peer {
     pub heard: Option<Moment>,
     /// Whether the connection is up.
     pub link: bool,
+    /// Where Sentinel clients reach its agent, as it says.
+    pub sentinel: Option<String>,
 }
 
 /// The leader's question whether anybody holds a live promise (S3).
@@ -151,6 +157,7 @@ impl View {
             stopping: None,
             mine,
             quarantine: BTreeSet::new(),
+            sentinel: None,
         };
         for (name, group) in &state.groups {
             view.seats.insert(name.clone(), restarted_seat(me, started, state.lease, group, stamps.get(name)));

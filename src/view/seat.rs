@@ -3,6 +3,7 @@
 
 use super::event::{Health, Info, Outcome, Renewal, Report, Task};
 use super::flap::Faults;
+use super::holder::Word;
 use super::moment::Moment;
 use crate::cluster::{Epoch, GroupName, Guardians, NodeId, Offset, RunId, Version, Why};
 use std::borrow::Cow;
@@ -30,6 +31,8 @@ pub struct Seat {
     pub surrendered: Option<(Epoch, Why)>,
     /// The last renewal of the current primary and when it came.
     pub renewal: Option<(Moment, Renewal)>,
+    /// How long the primary's word that it serves is good.
+    pub word: Word,
     /// The lease as the primary.
     pub lease: Lease,
     /// The instance.

@@ -8,6 +8,7 @@ use crate::cluster::{
 
 mod diverge;
 mod full;
+mod holder;
 mod leave;
 mod lineage;
 mod membership;
@@ -104,6 +105,7 @@ fn renewal(epoch: u64, sent: u64) -> Renewal {
         epoch: Epoch(epoch),
         sent_at: ms(sent),
         lease: LEASE,
+        left: LEASE / 2,
         version: Version(100),
         guardians: Version(1),
         serving: None,

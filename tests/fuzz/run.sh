@@ -7,7 +7,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 seconds=${FUZZ_SECONDS:-60}
-[ $# -gt 0 ] || set -- frames records requests config
+[ $# -gt 0 ] || set -- frames records requests config sentinel
 
 # Dependencies are built as for everything else; only mainstay and the targets carry counters.
 CARGO_INCREMENTAL=0 RUSTC_WORKSPACE_WRAPPER=$PWD/tests/fuzz/instrument.sh \
@@ -52,7 +52,7 @@ for target in $failed; do
 done
 [ -z "$failed" ] || exit 1
 if [ "${FUZZ_KEEP:-}" = 1 ]; then
-    for target in frames records requests config; do
+    for target in frames records requests config sentinel; do
         [ ! -d "target/fuzz/corpus/$target" ] || [ ! -x "target/fuzz/bin/$target" ] ||
             "target/fuzz/bin/$target" -merge=1 -max_len=4096 "tests/fuzz/corpus/$target" "target/fuzz/corpus/$target"
     done

@@ -13,6 +13,7 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+mod alike;
 #[path = "../ci/mod.rs"]
 mod ci;
 mod cluster;
@@ -36,6 +37,7 @@ mod net;
 mod policy;
 mod proc;
 mod resp;
+mod sentinel;
 mod rights;
 mod spared;
 mod switch;

@@ -110,7 +110,12 @@ fn item(item: &Item) -> Option<String> {
             Some(format!("report {next}: {run} lineage {lineage:?} offset {offset} keys {}", r.keys))
         }
         Item::Rested { version, .. } => Some(format!("rested at version {version}")),
-        Item::Renew(_) | Item::Promise { .. } | Item::Poll { .. } | Item::Vacant { .. } | Item::Health(_) => None,
+        Item::Renew(_)
+        | Item::Promise { .. }
+        | Item::Poll { .. }
+        | Item::Vacant { .. }
+        | Item::Health(_)
+        | Item::Sentinel { .. } => None,
     }
 }
 

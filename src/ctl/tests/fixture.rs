@@ -48,7 +48,7 @@ impl Fixture {
     /// The node was last heard so long ago.
     pub(super) fn silent(&mut self, node: u64, length: Duration) {
         let heard = Some(NOW - length);
-        self.view.peers.insert(NodeId(node), Peer { heard, link: false });
+        self.view.peers.insert(NodeId(node), Peer { heard, ..Peer::default() });
         self.raft.reachable.insert(NodeId(node), false);
     }
 
@@ -61,7 +61,7 @@ impl Fixture {
         self.change(|state| {
             state.nodes.insert(NodeId(node), record(node));
         });
-        self.view.peers.insert(NodeId(node), Peer { heard: Some(NOW), link: true });
+        self.view.peers.insert(NodeId(node), Peer { heard: Some(NOW), link: true, ..Peer::default() });
     }
 }
 
@@ -130,7 +130,8 @@ pub(super) fn trio() -> Fixture {
     view.leadership =
         Leadership { term: 7, leader: Some(NodeId(1)), leading: true, voters: (1..=3).map(NodeId).collect() };
     for node in 2..=3 {
-        view.peers.insert(NodeId(node), Peer { heard: Some(NOW - Duration::from_millis(90)), link: true });
+        view.peers
+            .insert(NodeId(node), Peer { heard: Some(NOW - Duration::from_millis(90)), link: true, ..Peer::default() });
     }
     let seat = view.seats.get_mut(&name()).expect("the state has this group");
     seat.lease.promised = (1..=3).map(|node| (NodeId(node), NOW + LEASE)).collect();

@@ -6,10 +6,12 @@
 mod frames;
 mod meter;
 mod records;
+mod sentinel;
 
 pub use frames::{frames, seeds as frame_seeds};
 pub use meter::bounded;
 pub use records::{records, seeds as record_seeds};
+pub use sentinel::{seeds as sentinel_seeds, sentinel};
 
 use mainstay::ctl::protocol::{MAX_REASON, MAX_REQUEST, Request, Response, to_line};
 
