@@ -168,7 +168,7 @@ impl Group {
         self.followers.keys().filter(|follower| **follower != node).count() + 1 >= self.quorum as usize
     }
 
-    /// Whether `node` may be promoted by itself: the primary of the epoch, or in F and not leaving (S5).
+    /// Whether `node` may be promoted by itself: the primary of the epoch, or in F, where one that leaves still counts (S5).
     pub fn is_candidate(&self, node: NodeId) -> bool {
         self.primary.as_ref().is_some_and(|p| p.node == node) || self.followers.contains_key(&node)
     }

@@ -4,7 +4,7 @@
 //! task that leads there. A fence is never held back by a task under way; every other task waits for it.
 
 use super::{Action, Decision, Policy, Reason};
-use crate::cluster::{Attached, Diverged, Epoch, Group, GroupName, Phase, Why};
+use crate::cluster::{Attached, Diverged, Durability, Epoch, Group, GroupName, Phase, Why};
 use crate::view::{Condition, FollowTarget, Posture, Seat, Task, View};
 use std::time::Duration;
 
@@ -354,9 +354,17 @@ fn handover(view: &View, name: &GroupName, group: &Group, decision: &mut Decisio
 /// S5, `available`: 1 while any follower is in F and has been online since it last joined, else 0. `quorum`: W-1.
 fn min_replicas(group: &Group, seat: &Seat) -> u32 {
     match group.durability {
-        crate::cluster::Durability::Quorum => group.quorum.saturating_sub(1),
-        crate::cluster::Durability::Available => u32::from(!seat.membership.online.is_empty()),
+        Durability::Quorum => group.quorum.saturating_sub(1),
+        Durability::Available => u32::from(!seat.membership.online.is_empty() || unsure_of_online(group, seat)),
     }
+}
+
+/// Restarted while it served, and nobody is online now: what the agent before this one set stands until somebody is, or
+/// until nobody is in F. It may have known one online that is cut off now, and only the commit that takes it out of F makes
+/// 1 into 0.
+fn unsure_of_online(group: &Group, seat: &Seat) -> bool {
+    let available = group.durability == Durability::Available;
+    available && seat.membership.inherited && seat.membership.online.is_empty() && !group.followers.is_empty()
 }
 
 fn tune(name: &GroupName, group: &Group, seat: &Seat, decision: &mut Decision) {
@@ -364,7 +372,8 @@ fn tune(name: &GroupName, group: &Group, seat: &Seat, decision: &mut Decision) {
     let Some(run_id) = seat.instance.run_id() else { return };
     let wanted = min_replicas(group, seat);
     let up = seat.instance.condition == Condition::Up;
-    if serving && up && seat.instance.tuned.as_ref() != Some(&(run_id.clone(), wanted)) {
+    let sure = !unsure_of_online(group, seat);
+    if serving && up && sure && seat.instance.tuned.as_ref() != Some(&(run_id.clone(), wanted)) {
         let action = Action::Tune { group: name.clone(), epoch: group.epoch, min_replicas: wanted };
         decision.noted.tuning.push((name.clone(), run_id.clone(), wanted));
         decision.task(name, Task::Tune, group.epoch, action);

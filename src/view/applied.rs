@@ -79,6 +79,7 @@ fn apply_group(seat: &mut Seat, me: NodeId, now: Moment, old: Option<&Group>, ne
         seat.membership.mark = None;
         seat.membership.report = None;
         seat.membership.online.clear();
+        seat.membership.inherited = false;
         seat.membership.handover_failed = None;
         if seat.renewal.as_ref().is_some_and(|(_, renewal)| renewal.epoch < new.epoch) {
             seat.renewal = None;

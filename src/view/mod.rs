@@ -242,6 +242,7 @@ fn restarted_seat(me: NodeId, started: Moment, lease: Duration, group: &Group, s
     seat.lease.epoch = group.epoch;
     seat.lease.held = true;
     seat.lease.counts_both = true;
+    seat.membership.inherited = true;
     match stamp {
         Some(Stamp::Surrendered { epoch }) => {
             seat.lease.marked = *epoch;

@@ -289,6 +289,8 @@ pub struct Membership {
     pub report: Option<Report>,
     /// As the primary: followers that have been online since they last joined, with the version of that joining.
     pub online: BTreeMap<NodeId, Version>,
+    /// As the primary: an agent before this one served the epoch, and it alone knew who had been online.
+    pub inherited: bool,
     /// Times in a row that it was dropped from F without having caught up, and when it may ask to be let in again.
     pub drops: u32,
     /// See `drops`.

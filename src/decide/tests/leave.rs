@@ -158,3 +158,28 @@ fn min_replicas_under_quorum() {
     assert_eq!(grown.apply(&policy(4).introduction(witness)), Ok(()));
     assert_eq!(tuned(&grown), Some(2));
 }
+
+/// S5: an agent that is started again while it serves knows of nobody who was online. What the one before it set stands
+/// until somebody is, or until nobody is in F.
+#[test]
+fn min_replicas_over_a_restart() {
+    let tuned = |actions: &[Action]| {
+        actions.iter().find_map(|action| match action {
+            Action::Tune { min_replicas, .. } => Some(*min_replicas),
+            _ => None,
+        })
+    };
+    let started = || {
+        let stamp = Stamp::Leased { epoch: Epoch(1), run_id: "run1".into(), until: ms(1600) };
+        let mut agent = Agent::new(1, &state(3), Some(stamp));
+        let alone = Info { replicas: Vec::new(), ..info(1, None) };
+        assert_eq!(tuned(&agent.looked(1002, alone)), None, "both are in F, and one may have been online");
+        agent
+    };
+    let mut emptied = started();
+    let empty = changed(3, &[drop_of(2), drop_of(3)]);
+    assert_eq!(tuned(&emptied.at(1040, What::Applied(Arc::new(empty)))), Some(0));
+    let mut joined = started();
+    let row = ReplicaRow { address: "10.0.0.2:6379".to_owned(), syncing: false, online: true, offset: Offset(100) };
+    assert_eq!(tuned(&joined.looked(1040, Info { replicas: vec![row], ..info(1, None) })), Some(1));
+}
