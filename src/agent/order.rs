@@ -5,7 +5,7 @@
 //! lease it ever promised, and nothing is rejoined before this host serves nothing.
 
 use super::{emergency, stamp};
-use crate::cluster::{Local, LocalGroup};
+use crate::cluster::Local;
 use crate::config::Config;
 use crate::store::{Store, found_generation, set_aside};
 use anyhow::Context as _;
@@ -149,7 +149,5 @@ async fn kept_of(dir: &Path, cluster: &str, node: &str) -> Local {
             return Local { longest_lease: LONGEST_LEASE, ..Local::default() };
         }
     };
-    let once = |group: LocalGroup| LocalGroup { attached: group.attached, ..LocalGroup::default() };
-    let groups = local.groups.into_iter().map(|(name, group)| (name, once(group))).collect();
-    Local { longest_lease: local.longest_lease, groups }
+    local.kept_to_join()
 }

@@ -81,3 +81,25 @@ pub struct Attached {
     /// whatever epoch.
     pub home: Option<Epoch>,
 }
+
+impl Local {
+    /// What a node that joins anew keeps: what it promised, and for which groups its instance held the group's data once.
+    /// Not under which epoch: another generation may have counted another one by that number, and data that seems to be of
+    /// the present epoch would be thrown away as if nothing of it could be missing (S11).
+    #[must_use]
+    pub fn kept_to_join(&self) -> Local {
+        let nameless = |known: &Attached| Attached {
+            run_id: known.run_id.clone(),
+            epoch: Epoch(0),
+            replid: Replid::default(),
+            from: Replid::default(),
+            home: None,
+        };
+        let kept = |group: &LocalGroup| LocalGroup {
+            attached: group.attached.as_ref().map(nameless),
+            ..LocalGroup::default()
+        };
+        let groups = self.groups.iter().map(|(name, group)| (name.clone(), kept(group))).collect();
+        Local { longest_lease: self.longest_lease, groups }
+    }
+}
