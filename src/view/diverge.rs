@@ -7,7 +7,9 @@
 use super::View;
 use super::event::{Info, Serving};
 use super::seat::{Condition, Posture, Seat};
-use crate::cluster::{Diverged, Epoch, Group, GroupCommand, GroupName, LocalGroup, Lost, Offset, Phase, RunId};
+use crate::cluster::{
+    Diverged, Epoch, Group, GroupCommand, GroupName, Guarantee, LocalGroup, Lost, Offset, Phase, RunId,
+};
 
 /// What the group's data lacks of an instance's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,6 +176,9 @@ fn branch(group: &Group, home: Epoch) -> Option<Offset> {
     let (mut ours, mut theirs) = (home, group.epoch);
     let mut least: Option<Offset> = None;
     while ours != theirs {
+        if ours > theirs && !counted(group, ours) {
+            return None;
+        }
         let later = if ours > theirs { &mut ours } else { &mut theirs };
         let start = group.starts.get(later)?;
         least = Some(least.map_or(start.offset, |least| least.min(start.offset)));
@@ -182,6 +187,25 @@ fn branch(group: &Group, home: Epoch) -> Option<Offset> {
         *later = start.data.filter(|earlier| *earlier < *later && known(earlier))?;
     }
     least
+}
+
+/// Whether an epoch's offsets count its writes from its start on. An instance that was promoted as its disk left it has no
+/// backlog before its first replica attaches, and until then its offset stands still; so it does for the same process in
+/// the epochs after that, as far as is known here.
+fn counted(group: &Group, epoch: Epoch) -> bool {
+    let mut epoch = epoch;
+    loop {
+        let change = group.history.iter().find(|change| change.epoch == epoch);
+        if !change.is_some_and(|change| matches!(change.guarantee, Guarantee::Kept | Guarantee::BestReached)) {
+            return false;
+        }
+        let own = group.starts.get(&epoch).map(|start| &start.run_id);
+        let before = group.starts.range(..epoch).next_back();
+        match before.filter(|(_, start)| Some(&start.run_id) == own) {
+            Some((before, _)) => epoch = *before,
+            None => return true,
+        }
+    }
 }
 
 fn file_name(name: &GroupName, group: &Group, unix_ms: u64) -> String {

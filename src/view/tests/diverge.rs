@@ -1,7 +1,7 @@
 //! Tables over what an instance that comes back holds and the group's data lacks (S11).
 
 use super::*;
-use crate::cluster::{Diverged, Lost};
+use crate::cluster::{Diverged, Ground, Lost};
 
 /// Node 1 was primary of epoch 1 up to offset 100, node 2 is of epoch 2 from offset 200, node 3 of epoch 3 from 300.
 fn later(epoch: u64) -> State {
@@ -92,21 +92,25 @@ fn s11_lacking_bytes_are_counted_from_where_the_histories_part() {
 #[test]
 fn s11_a_successor_from_before_an_epoch_lacks_all_of_it() {
     let sealed = |offset| Info { keys: 5, ..info(1, Some(NOWHERE), "mine", offset) };
-    let told = |data: Option<u64>, offset| {
+    let led = |guarantee: Guarantee, data: Option<u64>, offset| {
         let mut state = state(3);
-        for (successor, start, data) in [(1, 100, Some(1)), (3, 110, data)] {
+        for (successor, start, data, guarantee) in [(1, 100, Some(1), guarantee), (3, 110, data, Guarantee::Kept)] {
             apply(&mut state, GroupCommand::Seal { why: Why::PrimarySilent });
-            let GroupCommand::Promote { run_id, guarantee, .. } = promotion(successor, start) else { unreachable!() };
+            let GroupCommand::Promote { run_id, .. } = promotion(successor, start) else { unreachable!() };
             let (successor, start, data) = (NodeId(successor), Offset(start), data.map(Epoch));
             apply(&mut state, GroupCommand::Promote { successor, run_id, start, data, guarantee, at_unix_ms: 0 });
         }
         let local = LocalGroup { attached: attached(2, "mine", "id1"), ..LocalGroup::default() };
         found(&back(&state, local, false, Info { replid2: "id1".into(), ..sealed(offset) }))
     };
+    let told = |data, offset| led(Guarantee::Kept, data, offset);
     assert_eq!(told(Some(1), 105), Some(Some(5)), "below the successor's offset, and not its data");
     assert_eq!(told(Some(1), 120), Some(Some(20)));
     assert_eq!(told(Some(1), 100), None);
     assert_eq!(told(None, 105), Some(None), "nothing tells");
+    // Promoted as its disk left it, without a backlog: what it wrote before a replica came moved no offset.
+    assert_eq!(led(Guarantee::ColdStart(Ground::Offset), Some(1), 100), Some(None));
+    assert_eq!(led(Guarantee::Forced, Some(1), 105), Some(None));
 }
 
 #[test]
@@ -205,4 +209,23 @@ fn s11_an_instance_that_does_not_answer_is_not_attached_unjudged() {
     assert_eq!(found(&silent), None);
     applied(&mut view, 1030, &member);
     assert_eq!((epoch(&view), found(&view)), (Some(2), Some(Some(57))), "it answers: judged, then attached");
+}
+
+/// A node that joins anew after another generation counted the same epochs: what it holds under that number is not this
+/// epoch's, and not called nothing lost.
+#[test]
+fn s11_what_another_generation_counted_is_unknown() {
+    let mut state = later(2);
+    state.groups.get_mut(&name()).unwrap().members.get_mut(&NodeId(1)).unwrap().adopted = false;
+    let former = LocalGroup { attached: attached(2, "theirs", "id1"), ..LocalGroup::default() };
+    let former = Local { longest_lease: LEASE, groups: [(name(), former)].into() };
+    let kept = former.kept_to_join();
+    assert_eq!(kept.longest_lease, LEASE);
+    let of = |replid: &str, offset| {
+        let seen = Info { keys: 5, ..info(1, Some(NOWHERE), replid, offset) };
+        found(&back(&state, kept.groups[&name()].clone(), false, seen))
+    };
+    assert_eq!(of("theirs", 400), Some(None));
+    assert_eq!(of("id1", 257), Some(Some(57)), "the present primary knows this history itself");
+    assert_eq!(of("id2", 400), None);
 }
