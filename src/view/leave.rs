@@ -7,7 +7,7 @@
 
 use super::View;
 use super::seat::{Condition, Posture, Seat};
-use crate::cluster::{Group, GroupName, NodeId, Offset, Version};
+use crate::cluster::{Departed, Group, GroupName, NodeId, Offset, Version};
 
 impl View {
     /// As a member that may not follow: the version of the group in which that is so, once the instance is detached.
@@ -70,15 +70,24 @@ fn leavers(group: &Group) -> Vec<(NodeId, Version)> {
 }
 
 /// The primary's offset, if it was asked for after `node` was known to be detached: by its own word or, once it is no
-/// member any more by an operator's word, by its absence from the primary's replicas.
+/// member any more by an operator's word, by its absence from the primary's replicas. Where its address is another
+/// member's by now, the one replica there is that member's, and counts in F since it was let in: a node that lost its store
+/// comes back under another number beside the very instance that was attached all the time.
 fn detached_before(group: &Group, seat: &Seat, node: NodeId, version: Version) -> Option<Offset> {
     let info = seat.instance.seen()?;
     let said = seat.rested.get(&node).is_some_and(|(known, at)| *known >= version && info.asked > *at);
     let removed = !group.members.contains_key(&node)
         && seat.instance.version >= version
-        && group
-            .departed
-            .get(&node)
-            .is_some_and(|departed| info.replicas.iter().all(|row| row.address != departed.announce));
+        && group.departed.get(&node).is_some_and(|departed| {
+            let rows = info.replicas.iter().filter(|row| row.address == departed.announce).count();
+            rows == 0 || (rows == 1 && has_heir(group, seat, departed))
+        });
     (said || removed).then_some(info.offset)
+}
+
+/// Whether a follower that was let in since has the address, and the primary's offset is of after that.
+fn has_heir(group: &Group, seat: &Seat, departed: &Departed) -> bool {
+    let heir = group.members.iter().find(|(_, member)| member.announce == departed.announce);
+    heir.and_then(|(node, _)| group.followers.get(node))
+        .is_some_and(|heir| heir.since > departed.since && seat.instance.version >= heir.since)
 }

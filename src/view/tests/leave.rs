@@ -139,3 +139,38 @@ fn who_left_without_proof_is_settled_by_its_seal_or_by_its_removal() {
     read(&mut removed, 1400, 500, &[(3, 500)]);
     assert!(passed(&removed, 2));
 }
+
+/// A node that lost its store comes back under another number, beside the very instance that was attached all the time.
+#[test]
+fn who_came_back_under_another_number_counts_there() {
+    let mut state = state(3);
+    let gone = dropped(&state, 2);
+    apply(&mut state, gone);
+    apply(&mut state, GroupCommand::RemoveMember { node: NodeId(2) });
+    let record = Node {
+        name: "n4".to_owned(),
+        address: "10.0.0.2:7400".to_owned(),
+        incarnation: Incarnation(4),
+        introduced: false,
+    };
+    assert_eq!(state.apply(&Command::AddNode { node: NodeId(4), record }), Ok(()));
+    let announce = "10.0.0.2:6379".to_owned();
+    let intro = GroupIntro { group: name(), announce, priority: 100, durability: Durability::Available };
+    let address = "10.0.0.2:7400".to_owned();
+    let command = Command::Introduce { node: NodeId(4), address, lease: LEASE, groups: vec![intro] };
+    assert_eq!(state.apply(&command), Ok(()));
+    let mut view = primary(&state);
+    read(&mut view, 1100, 500, &[(2, 500), (3, 500)]);
+    assert!(!passed(&view, 2), "whose the replica is nobody knows");
+    apply(&mut state, GroupCommand::Follow { node: NodeId(4), run_id: "run2".into() });
+    read(&mut view, 1190, 500, &[(2, 500), (3, 500)]);
+    applied(&mut view, 1200, &state);
+    assert!(!passed(&view, 2), "read before it was let in");
+    let mut two = view.clone();
+    read(&mut two, 1250, 600, &[(2, 600), (2, 600), (3, 600)]);
+    assert!(!passed(&two, 2), "one of the two may be the old one");
+    read(&mut view, 1250, 600, &[(2, 550), (3, 600)]);
+    assert!(!passed(&view, 2), "it may have acknowledged up to 600 before");
+    read(&mut view, 1300, 700, &[(2, 600), (3, 700)]);
+    assert!(passed(&view, 2), "counted as node 4, and all hold it");
+}
