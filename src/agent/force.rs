@@ -55,11 +55,24 @@ impl Forced {
     }
 }
 
-/// Whether so many voters are connected to this node that a majority could agree.
+/// Whether so many nodes are connected to this one that a majority of voters could agree and a majority of guardians could
+/// seal: of both sets of guardians while they change, for the old one may be lost when the voters have changed already.
 pub(super) fn majority_in_reach(view: &View) -> bool {
+    voters_in_reach(view) && guardians_in_reach(view)
+}
+
+fn in_reach(view: &View, id: NodeId) -> bool {
+    id == view.me || view.peers.get(&id).is_some_and(|peer| peer.link)
+}
+
+fn voters_in_reach(view: &View) -> bool {
     let voters = &view.leadership.voters;
-    let reached = |id: &&NodeId| **id == view.me || view.peers.get(id).is_some_and(|peer| peer.link);
-    voters.is_empty() || voters.iter().filter(reached).count() >= majority(voters.len())
+    voters.is_empty() || voters.iter().filter(|id| in_reach(view, **id)).count() >= majority(voters.len())
+}
+
+fn guardians_in_reach(view: &View) -> bool {
+    let guardians = &view.state.guardians;
+    guardians.now.is_empty() || guardians.majority_of(|id| in_reach(view, id))
 }
 
 impl Agent {
@@ -158,7 +171,12 @@ impl Agent {
     fn founding_warnings(&self) -> Vec<String> {
         let view = &self.view;
         let me = view.name_of(view.me);
-        let voters: Vec<String> = view.leadership.voters.iter().map(|id| view.name_of(*id)).collect();
+        let (lost, what) = if voters_in_reach(view) {
+            (view.state.guardians.all(), "guardians")
+        } else {
+            (view.leadership.voters.iter().copied().collect(), "voters")
+        };
+        let lost: Vec<String> = lost.into_iter().map(|id| view.name_of(id)).collect();
         let others: Vec<&str> =
             view.state.nodes.iter().filter(|(id, _)| **id != view.me).map(|(_, node)| node.name.as_str()).collect();
         let others = others.join(", ");
@@ -166,8 +184,8 @@ impl Agent {
         let address = view.state.nodes.get(&view.me).map(|node| node.address.clone()).unwrap_or_default();
         vec![
             format!(
-                "no majority of the voters {} is in reach of {me}: nothing can be agreed on any more",
-                voters.join(", ")
+                "no majority of the {what} {} is in reach of {me}: nothing can be agreed on any more",
+                lost.join(", ")
             ),
             format!("{me} founds a new generation of the cluster, alone, and is promoted in {}", mine.join(", ")),
             format!("{others}: dropped from the cluster; what they agreed on and {me} has not heard of is lost"),
@@ -206,5 +224,34 @@ impl Agent {
         };
         self.again |= given.is_ok();
         let _ = answer.send(given.unwrap_or_else(|refusal| refusal));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{Guardians, Local, State};
+    use crate::view::Peer;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn view(guardians: Guardians, voters: &[u64], up: &[u64]) -> View {
+        let state = Arc::new(State { guardians, ..State::default() });
+        let mut view = View::new(NodeId(3), Moment(1), state, Local::default(), &BTreeMap::new(), BTreeSet::new());
+        view.leadership.voters = voters.iter().map(|id| NodeId(*id)).collect();
+        view.peers = up.iter().map(|id| (NodeId(*id), Peer { link: true, ..Peer::default() })).collect();
+        view
+    }
+
+    /// Two hosts are lost just when three guardians were to become five: the voters, changed first, could still agree, and
+    /// nobody could seal any more.
+    #[test]
+    fn guardians_that_are_changing_can_lose_their_majority_alone() {
+        let set = |ids: &[u64]| ids.iter().map(|id| NodeId(*id)).collect::<BTreeSet<_>>();
+        let changing = Guardians { now: set(&[1, 2, 3]), next: Some(set(&[1, 2, 3, 4, 5])), ..Guardians::default() };
+        assert!(!majority_in_reach(&view(changing.clone(), &[1, 2, 3, 4, 5], &[4, 5])));
+        assert!(majority_in_reach(&view(changing, &[1, 2, 3, 4, 5], &[2, 4])));
+        let changed = Guardians { now: set(&[1, 2, 3, 4, 5]), ..Guardians::default() };
+        assert!(majority_in_reach(&view(changed.clone(), &[1, 2, 3, 4, 5], &[4, 5])));
+        assert!(!majority_in_reach(&view(changed, &[1, 2, 3, 4, 5], &[4])));
     }
 }
