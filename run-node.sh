@@ -288,7 +288,7 @@ run_node() {
     say "node $no: agent 127.0.0.1:$((6999 + no)), Redis 127.0.0.1:$((6378 + no)), files in $dir; Ctrl-C stops it."
     say 'There is no VIP on loopback; a VIP needs network namespaces: sh run-node.sh shows it.'
     keep "node $no: Redis" "$dir/redis.pid" "$redis" --port $((6378 + no)) --bind 127.0.0.1 --dir "$dir/redis" \
-        --logfile "$dir/redis.log" --replicaof 127.0.0.1 1
+        --logfile "$dir/redis.log" --replicaof 127.0.0.1 1 --replica-read-only yes
     redis_keeper=$!
     set -- run --config "$dir/mainstay.toml"
     [ -z "$join" ] || set -- "$@" --join "$join"
@@ -444,7 +444,7 @@ host() {
     mount --bind "/run/show/n$no" /run/mainstay || exit 70
     echo $$ >/run/mainstay/host.pid
     keep "Redis" /run/mainstay/redis.pid "$redis" --port 6379 --bind '*' '-::*' --protected-mode no \
-        --dir /run/mainstay/redis --logfile /run/mainstay/redis.log --replicaof 127.0.0.1 1
+        --dir /run/mainstay/redis --logfile /run/mainstay/redis.log --replicaof 127.0.0.1 1 --replica-read-only yes
     keep "the agent" /run/mainstay/agent.pid "$show/bin/mainstay" run --config /run/mainstay/mainstay.toml
     wait
 }

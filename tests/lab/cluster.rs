@@ -112,13 +112,24 @@ impl Cluster {
         Ok(())
     }
 
+    /// A witness that is off and known to nobody, until it is "replaced": with a key of its own it joins nobody before.
+    pub fn add_spare(&mut self, no: HostNo) -> io::Result<()> {
+        let key = std::mem::replace(&mut self.key, [1; 32]);
+        let added = self.add_host(no, true);
+        self.key = key;
+        added?;
+        self.kill_host(no);
+        Ok(())
+    }
+
     fn redis_spec(&self, no: HostNo, net: &Arc<HostNet>, files: &Files) -> Spec {
         // Born sealed (S6): the command line overrules the file.
-        let args = [files.redis_conf().display().to_string(), "--replicaof".into(), "127.0.0.1".into(), "1".into()];
+        let sealed = ["--replicaof", "127.0.0.1", "1", "--replica-read-only", "yes"];
+        let args = std::iter::once(files.redis_conf().display().to_string()).chain(sealed.map(String::from));
         let spec = Spec {
             name: format!("redis n{no}"),
             program: std::env::var("REDIS_SERVER").unwrap_or("redis-server".into()).into(),
-            args: args.into(),
+            args: args.collect(),
             env: self.wall_clock(files),
             net: Arc::clone(net),
             log: files.redis_log(),
@@ -223,6 +234,15 @@ impl Cluster {
         files.write_redis_conf(&self.options).expect("redis.conf");
         files.write_config(no, witness, &others, &key_file, &self.options).expect("a config");
         self.revive_host(no);
+    }
+
+    /// The agent's store is gone, its instance runs on; the file says whom to join. The agent is held meanwhile.
+    pub fn lose_store(&self, no: HostNo) -> io::Result<()> {
+        let host = self.host(no);
+        host.files.wipe_agent()?;
+        let key_file = host.files.write_key(&self.key)?;
+        let others: Vec<HostNo> = self.hosts.keys().copied().filter(|other| *other != no).collect();
+        host.files.write_config(no, host.redis.is_none(), &others, &key_file, &self.options)
     }
 
     /// A connection to the floating address from the client's host.

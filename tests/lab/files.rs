@@ -26,6 +26,19 @@ pub fn memory(lab: &Path) -> PathBuf {
     Path::new("/dev/shm").join(lab.file_name().unwrap_or_default())
 }
 
+/// The directory itself may be a mount point.
+fn empty(dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 impl Files {
     pub fn create(lab: &Path, host: HostNo) -> io::Result<Self> {
         let files = Self { root: lab.join(format!("n{host}")) };
@@ -97,18 +110,13 @@ impl Files {
 
     /// A new disk.
     pub fn wipe(&self) -> io::Result<()> {
-        for dir in [self.redis(), self.agent()] {
-            // The directory itself may be a mount point.
-            for entry in std::fs::read_dir(&dir)? {
-                let entry = entry?;
-                if entry.file_type()?.is_dir() {
-                    std::fs::remove_dir_all(entry.path())?;
-                } else {
-                    std::fs::remove_file(entry.path())?;
-                }
-            }
-        }
-        Ok(())
+        empty(&self.redis())?;
+        empty(&self.agent())
+    }
+
+    /// A new disk for the agent alone.
+    pub fn wipe_agent(&self) -> io::Result<()> {
+        empty(&self.agent())
     }
 
     pub fn write_redis_conf(&self, options: &Options) -> io::Result<()> {

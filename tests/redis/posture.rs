@@ -46,6 +46,17 @@ pub(crate) async fn group(n: usize, args: &[&str]) -> (Server, Commander, Vec<(S
 }
 
 #[tokio::test]
+async fn born_sealed_it_refuses_writes_whatever_its_file_says() {
+    let file = ["--replica-read-only", "no"];
+    let server = Server::start(&[&file[..], &BORN_SEALED].concat()).await;
+    let refused = server.do_cmd(&["SET", "k", "v"]).await.unwrap_err();
+    assert_eq!(refused.code(), Some("READONLY"), "{refused}");
+    // What the detachment alone would leave open.
+    let detached = Server::start(&[&file[..], &BORN_SEALED[..3]].concat()).await;
+    detached.ok(&["SET", "k", "v"]).await;
+}
+
+#[tokio::test]
 async fn seal_keeps_the_history_and_resyncs_partially() {
     let (p, pc, replicas) = group(2, &[]).await;
     let [(s, sc), (_o, oc)] = &replicas[..] else { unreachable!() };
@@ -184,7 +195,7 @@ async fn born_sealed_whatever_the_config_file_says() {
     server.ok(&["SAVE"]).await;
     server.kill();
     std::fs::write(server.dir.path().join("r.conf"), "replica-read-only no\nport 0\n").unwrap();
-    server.run(&[&["--replica-read-only", "no"][..], &BORN_SEALED].concat()).await;
+    server.run(&[&["--replica-read-only", "no"][..], &BORN_SEALED[..3]].concat()).await;
     let c = commander(&server);
     let info = c.info(in_time(1000)).await.unwrap();
     assert!(info.is_detached() && !info.is_sealed(), "read-only was switched off");

@@ -10,7 +10,8 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-pub(crate) const BORN_SEALED: [&str; 3] = ["--replicaof", "127.0.0.1", "1"];
+/// Detached, and read-only whatever its file says: a replica with `replica-read-only no` would take writes (S6).
+pub(crate) const BORN_SEALED: [&str; 5] = ["--replicaof", "127.0.0.1", "1", "--replica-read-only", "yes"];
 
 pub(crate) struct Server {
     child: Option<Child>,
