@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::cluster::{Cluster, Host};
-use crate::lab::{ms, secs};
+use crate::lab::{ms, secs, wait_for};
 use crate::plan::{Fault, Kind, Whom};
 use crate::policy::Policy;
 use crate::resp::Client;
@@ -25,11 +25,16 @@ pub struct Hands<'a> {
     active: Vec<(usize, Fault, HostNo)>,
     /// The one host that may lose its memory in this round.
     victim: Option<HostNo>,
+    /// The one host that loses its store in this round.
+    storeless: Option<HostNo>,
     /// Under `available` now and then any host may.
     spare_nobody: bool,
     last_primary: HostNo,
     /// A command was not confirmed in time; what it asked for may still come.
     unconfirmed: bool,
+    /// Hosts that are off and known to nobody; and whether they were switched on.
+    pub spares: &'a [HostNo],
+    spares_are_on: bool,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -40,8 +45,19 @@ const CONFIRMED: Duration = secs(3);
 
 impl<'a> Hands<'a> {
     pub fn new(c: &'a Cluster, told: &'a Timeline, primary: HostNo, spare_nobody: bool) -> Self {
-        let (active, threads) = (Vec::new(), Vec::new());
-        Self { c, told, active, victim: None, spare_nobody, last_primary: primary, unconfirmed: false, threads }
+        Self {
+            c,
+            told,
+            active: Vec::new(),
+            victim: None,
+            storeless: None,
+            spare_nobody,
+            last_primary: primary,
+            unconfirmed: false,
+            spares: &[],
+            spares_are_on: false,
+            threads: Vec::new(),
+        }
     }
 
     fn whom(&mut self, fault: &Fault) -> HostNo {
@@ -62,14 +78,19 @@ impl<'a> Hands<'a> {
     pub fn strike(&mut self, i: usize, fault: &Fault) -> Option<Kind> {
         let no = self.whom(fault);
         let host = self.c.host(no);
-        if !host.is_on() || self.clashes(fault.kind, no) {
+        // A minority of the stores may be lost, and no more: the one rule that all others rest on.
+        let second = fault.kind.takes_store() && self.storeless.is_some_and(|other| other != no);
+        if !host.is_on() || second || self.clashes(fault.kind, no) {
             self.told.say(&format!("   #{i} {:?} on n{no}: left out, n{no} is being hit already", fault.kind));
             return None;
         }
         self.told.say(&format!("-> #{i} {:?} on n{no} for {:?}", fault.kind, fault.lasts));
         self.active.push((i, *fault, no));
         match self.hit(fault, host) {
-            Ok(()) => Some(fault.kind),
+            Ok(()) => {
+                self.storeless = self.storeless.or(fault.kind.takes_store().then_some(no));
+                Some(fault.kind)
+            }
             Err(why) => {
                 self.told.say(&format!("   #{i} was refused: {why}"));
                 self.active.pop();
@@ -80,8 +101,8 @@ impl<'a> Hands<'a> {
 
     /// One disk, one clock, one power supply.
     fn clashes(&self, kind: Kind, no: HostNo) -> bool {
-        use Kind::{DiskFull, DiskHang, Leave, ReplaceHost, RestartAgent, RestartHost};
-        let disk = [DiskFull, DiskHang, RestartHost, ReplaceHost, Leave, RestartAgent];
+        use Kind::{DiskFull, DiskHang, KillAgent, Leave, LoseStore, ReplaceHost, RestartAgent, RestartHost};
+        let disk = [DiskFull, DiskHang, RestartHost, ReplaceHost, Leave, LoseStore, RestartAgent, KillAgent];
         let here = |other: &&(usize, Fault, HostNo)| other.2 == no;
         let mut others = self.active.iter().filter(here).map(|(_, fault, _)| fault.kind);
         others.any(|other| other == kind || (disk.contains(&other) && disk.contains(&kind)))
@@ -125,6 +146,8 @@ impl<'a> Hands<'a> {
             Kind::RestartAgent => self.restart_agent(host),
             Kind::RestartHost | Kind::ReplaceHost => self.c.kill_host(host.no),
             Kind::Leave => return self.leave(host),
+            Kind::LoseStore => host.agent().hold(),
+            Kind::Join => self.spares.iter().for_each(|no| self.c.replace_host(*no)),
             Kind::Switchover => self.switchover(host),
         }
         Ok(())
@@ -152,6 +175,11 @@ impl<'a> Hands<'a> {
                 self.rewire();
             }
             Kind::RestartAgent => self.join_threads(),
+            Kind::LoseStore => {
+                self.c.lose_store(no).expect("a config for the new node");
+                host.agent().release();
+            }
+            Kind::Join => self.spares_are_on = true,
             _ => {}
         }
     }
@@ -167,6 +195,9 @@ impl<'a> Hands<'a> {
             if let Some(redis) = &host.redis {
                 redis.thaw();
             }
+        }
+        if std::mem::take(&mut self.spares_are_on) {
+            self.spares.iter().for_each(|no| self.remove(*no));
         }
         // What comes of it belongs to this round.
         if std::mem::take(&mut self.unconfirmed) {
@@ -248,6 +279,25 @@ impl<'a> Hands<'a> {
         self.unconfirmed |= unconfirmed;
         self.c.kill_host(host.no);
         Ok(())
+    }
+
+    /// For good, and off; asked for until it is so, since the witness may not have joined yet.
+    fn remove(&self, no: HostNo) {
+        let name = format!("n{no}");
+        let able = |other: &HostNo| !self.spares.contains(other) && self.c.host(*other).is_on();
+        let by = self.c.hosts.keys().copied().find(able).expect("a host that is on");
+        wait_for("the witness to be removed", secs(30), || {
+            let known = self.c.status(by)?["nodes"].as_array().cloned().unwrap_or_default();
+            let member = known.iter().any(|node| node["name"] == name.as_str());
+            if !member && !self.c.host(no).is_on() {
+                return Ok(());
+            }
+            let out = self.c.mainstay(by, &["leave", &name]);
+            if out.status.success() {
+                self.c.kill_host(no);
+            }
+            Err(String::from_utf8_lossy(&out.stderr).trim().to_owned())
+        });
     }
 
     fn join_threads(&mut self) {

@@ -42,10 +42,14 @@ pub enum Kind {
     ReplaceHost,
     /// Removed by an operator, and back as a new node.
     Leave,
+    /// The agent dies and its store is gone, while the instance runs on: a new node of the same name.
+    LoseStore,
+    /// Two witnesses join, and are removed afterwards.
+    Join,
     Switchover,
 }
 
-pub const KINDS: [Kind; 21] = [
+pub const KINDS: [Kind; 23] = [
     Kind::KillAgent,
     Kind::KillRedis,
     Kind::FreezeAgent,
@@ -66,6 +70,8 @@ pub const KINDS: [Kind; 21] = [
     Kind::RestartHost,
     Kind::ReplaceHost,
     Kind::Leave,
+    Kind::LoseStore,
+    Kind::Join,
     Kind::Switchover,
 ];
 
@@ -78,6 +84,11 @@ impl Kind {
         matches!(self, KillRedis | FreezeRedis | DebugSleep | ClientPause | Script | RestartHost | ReplaceHost | Leave)
     }
 
+    /// The agent comes back with an empty store.
+    pub fn takes_store(self) -> bool {
+        matches!(self, Kind::ReplaceHost | Kind::Leave | Kind::LoseStore)
+    }
+
     /// It is done to an instance: a witness has none.
     pub fn is_of_redis(self) -> bool {
         use Kind::{ClientPause, ConfigRewrite, DebugSleep, FreezeRedis, KillRedis, Script};
@@ -86,7 +97,7 @@ impl Kind {
 
     /// Alone, it must not change the primary.
     pub fn is_harmless(self) -> bool {
-        matches!(self, Kind::DiskFull | Kind::DiskHang | Kind::ClockJump | Kind::ConfigRewrite)
+        matches!(self, Kind::DiskFull | Kind::DiskHang | Kind::ClockJump | Kind::ConfigRewrite | Kind::Join)
     }
 
     /// Alone, it must not lose a single acknowledged write.

@@ -67,6 +67,16 @@ fn possible(c: &Cluster) -> Vec<Kind> {
     KINDS.iter().filter(|kind| **kind != Kind::DiskHang || no_hang.is_none()).copied().collect()
 }
 
+/// Two more hosts, off again before they have joined anybody.
+fn spares(c: &mut Cluster) -> Vec<HostNo> {
+    let used = c.options.data + c.options.witnesses;
+    let spares = vec![used + 1, used + 2];
+    for no in &spares {
+        c.add_spare(*no).expect("a host");
+    }
+    spares
+}
+
 /// The figures of a run.
 #[derive(Default)]
 struct Totals {
@@ -106,6 +116,8 @@ struct Nemesis {
     c: Cluster,
     told: Timeline,
     events: Events,
+    /// Hosts that join for a while.
+    spares: Vec<HostNo>,
     kinds: Vec<Kind>,
     totals: Totals,
     /// What earlier rounds' clients were told, without what was lost then.
@@ -119,16 +131,17 @@ fn nemesis(test: &str, durability: &'static str, share: u64) {
     in_lab(|| {
         crate::disk::own_mounts();
         let seed = crate::lab::seed();
-        let c = Cluster::start_seeded(seed, options(seed, durability));
+        let mut c = Cluster::start_seeded(seed, options(seed, durability));
         let total = seconds();
         let told = Timeline::new(c.dir.path());
         let again = format!("LAB_SEED={seed} NEMESIS_SECONDS={total} cargo test --test nemesis {test} -- --nocapture");
         *told.replay.lock().expect("the replay command") = again;
         c.wait_healthy(secs(60));
+        let spares = spares(&mut c);
         let (kinds, mut events) = (possible(&c), Events::default());
         events.update(&c);
         let (totals, before, gone, wrong) = Default::default();
-        let mut run = Nemesis { c, told, events, kinds, totals, before, gone, wrong };
+        let mut run = Nemesis { c, told, events, spares, kinds, totals, before, gone, wrong };
         let end = Instant::now() + secs(total) / share as u32;
         let only = number("NEMESIS_ROUND");
         while Instant::now() < end {
@@ -151,6 +164,7 @@ impl Nemesis {
         // Of two instances that may both lose their memory none is left.
         let spare_nobody = self.c.options.durability == "available" && self.c.options.data > 2 && number % 6 == 5;
         let mut hands = Hands::new(&self.c, &self.told, primary, spare_nobody);
+        hands.spares = &self.spares;
         let mut steps: Vec<(Duration, bool, usize)> = Vec::new();
         for (i, fault) in faults.iter().enumerate() {
             steps.push((fault.at, true, i));
