@@ -331,9 +331,14 @@ impl World {
     fn save(&mut self, host: usize, local: Local) {
         let slow = self.hosts[host].slow_disk;
         let delay = if slow { self.rng.between(20, 1200) * MS } else { MS / 10 + self.rng.below(4 * MS) };
+        let full = self.unkind.full(host);
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
-        agent.writing = Some(local.clone());
         let life = agent.life;
+        if full {
+            self.hold_record(host, life, local);
+            return;
+        }
+        agent.writing = Some(local.clone());
         self.at(delay, Ev::Written { host, life, local });
     }
 
@@ -395,6 +400,9 @@ impl World {
             return;
         }
         if let Some(delay) = self.net.delay(&mut self.rng, from, to) {
+            if let Some(later) = self.repeated() {
+                self.at(delay + later, Ev::Deliver { from, to, items: items.clone() });
+            }
             self.at(delay, Ev::Deliver { from, to, items });
         }
     }
@@ -444,6 +452,7 @@ impl World {
             self.check_promotion(at);
         }
         if was != is && is == Some(Upstream::Nowhere) {
+            self.seal_mutation(at);
             self.check_detached(at);
         }
         if was == Some(Upstream::Nowhere) && matches!(is, Some(Upstream::Host(_))) && self.runs > self.first_runs {

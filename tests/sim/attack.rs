@@ -1,6 +1,7 @@
 //! Directed faults: sequences that a weakened rule needs and that chance seldom brings. The sound core passes them too.
 
 use crate::agent::id;
+use crate::ambush::Ambush;
 use crate::events::{Cure, Ev};
 use crate::trace::label;
 use crate::world::{MS, World, group_at, host_at, place};
@@ -70,6 +71,18 @@ pub enum Attack {
     TwoSets,
     /// Hosts join, some with data of their own (S13).
     Strangers,
+    /// One where two rules meet: `ambush.rs`.
+    Ambush(Ambush),
+}
+
+impl Attack {
+    /// By which it is asked for.
+    pub fn name(self) -> String {
+        match self {
+            Attack::Ambush(ambush) => format!("{ambush:?}"),
+            attack => format!("{attack:?}"),
+        }
+    }
 }
 
 impl World {
@@ -125,6 +138,7 @@ impl World {
             Attack::Generation | Attack::OneGone | Attack::BranchCut | Attack::Strangers => {
                 self.attack_hosts(attack, primary, other);
             }
+            Attack::Ambush(ambush) => self.ambush(ambush, group, primary, other),
             Attack::ForceCut | Attack::ForceLag | Attack::ForceDead => self.attack_force(attack, group, primary, other),
             _ => self.attack_data(attack, group, primary, other),
         }
@@ -275,6 +289,16 @@ impl World {
                 self.tell(host_at(at), 0, What::FenceOrdered { group: self.name_at(at) });
             }
             Cure::PowerCut => self.power_cut(),
+            Cure::Stop(host) => {
+                tr!(self, "ATTACK agent {} is asked to stop", host + 1);
+                self.tell(host, 0, What::Stopping);
+            }
+            Cure::Kill(at) => self.kill_instance(at),
+            Cure::Switch(group) => self.order_switch(group),
+            Cure::LoseAllBut(host) => {
+                self.lose_all_but(host);
+            }
+            Cure::Priority(group, host, priority) => self.order_priority(group, host, priority),
             Cure::Force(group, host) => {
                 self.force_node(group, id(host));
             }

@@ -1,14 +1,16 @@
 //! What must hold of every change that is committed.
 //!
 //! - `wait-kept`: a `Kept` promotion holds every write that `WAIT W-1` acknowledged (S5).
-//! - `promote-after-seals`, `seal-needs-vacancy`, `a-lease-to-start`, `report-true`: S3.
+//! - `compare-and-set`, `promote-after-seals`, `seal-needs-vacancy`, `a-lease-to-start`, `report-true`: S3.
 //! - `never-priority-zero`, `successor-in-f`, `quorum-needs-proof`: S4, S5. `paused-means-paused`.
 //! - `switchover-keeps`, `switchover-goes-through`: S10. `cold-start-waits`, `never-empty-over-data`: S14.
 
 use crate::agent::host_of;
 use crate::trace::label;
 use crate::world::{LEASE, MS, Ns, World, group_at, host_at, place};
-use mainstay::cluster::{Durability, Epoch, Group, GroupCommand, GroupName, Guarantee, NodeId, RunId, State, Why};
+use mainstay::cluster::{
+    Command, Durability, Epoch, Group, GroupCommand, GroupName, Guarantee, NodeId, RunId, State, Version, Why,
+};
 use mainstay::view::{Moment, Report};
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
@@ -45,6 +47,8 @@ pub struct Book {
     pub order: Option<crate::force::Order>,
     /// What was there at the first start.
     pub found: crate::starts::Found,
+    /// Followers seen online at the primary of an epoch: since which admission, and when that was first seen.
+    pub online: BTreeMap<(Epoch, NodeId), (Version, Ns)>,
 }
 
 impl Book {
@@ -71,11 +75,20 @@ impl Book {
             lately: VecDeque::new(),
             order: None,
             found: crate::starts::Found::default(),
+            online: BTreeMap::new(),
         }
     }
 }
 
 impl World {
+    /// `compare-and-set`: nothing is carried out but on the state it was decided on.
+    pub fn check_compared(&mut self, before: &State, command: &Command) {
+        let Command::Group { group, expect, .. } = command else { return };
+        if before.groups.get(group).is_some_and(|found| found.expect() != *expect) {
+            self.violate("compare-and-set", format!("carried out late: {}", crate::trace::command(command)));
+        }
+    }
+
     /// A command of the group was committed.
     pub fn check_change(&mut self, number: usize, before: &State, after: &State, change: &GroupCommand) {
         let name = &self.names[number];
@@ -139,12 +152,13 @@ impl World {
     fn check_seal_change(&mut self, number: usize, why: Why) {
         let now = self.now;
         self.books[number].sealed_at = now;
-        if why != Why::PrimarySilent {
+        // One that was asked for of an earlier leader comes when it comes; guardians hold it back all the same.
+        if why != Why::PrimarySilent || self.unkind.late {
             return;
         }
         let lease = u64::try_from(LEASE.as_nanos()).unwrap_or(0);
         let since = now - self.books[number].promoted_at;
-        if since < lease * 96 / 100 {
+        if since < lease * self.pace / 100 {
             let text = format!("sealed for silence {} ms after the promotion", since / MS);
             self.violate("a-lease-to-start", text);
         }
@@ -170,8 +184,7 @@ impl World {
                 *known = self.now.min(*known);
                 continue;
             }
-            // Clocks differ by 3 % at most.
-            let left = u64::try_from(promise.until.since(agent.view.now).as_nanos()).unwrap_or(0) * 96 / 100;
+            let left = u64::try_from(promise.until.since(agent.view.now).as_nanos()).unwrap_or(0) * self.pace / 100;
             let book = &mut self.books[number];
             let until = self.now + left;
             if left > 0 && until > book.promised_until[host] {
@@ -188,7 +201,8 @@ impl World {
         let name = &self.names[number];
         let Some(change) = new.history.back() else { return };
         let (host, guarantee) = (host_of(successor), change.guarantee);
-        let never = self.hosts[host].policy.groups.get(name).is_none_or(|group| group.priority == 0);
+        let barred = old.members.get(&successor).is_none_or(|member| member.priority == 0);
+        let never = barred || self.hosts[host].policy.groups.get(name).is_none_or(|group| group.priority == 0);
         let planned = matches!(change.why, Why::Operator | Why::Shutdown);
         // A change of guardians may begin between the leader's count and this commit: until the primary has said that it
         // renews under both, every lease is the old majority's.
@@ -207,7 +221,7 @@ impl World {
         if guarantee == Guarantee::Forced {
             return;
         }
-        let lasts = |since: Ns, length: Ns| self.now - since < length / 100 * 96;
+        let lasts = |since: Ns, length: Ns| self.now - since < length / 100 * self.pace;
         if paused.is_some_and(|(since, length)| lasts(since, length)) && !planned {
             self.violate("paused-means-paused", format!("node {successor} was promoted in a pause"));
         }
@@ -236,7 +250,7 @@ impl World {
             let saved = self.hosts[host].disk.groups.get(&self.names[number]);
             saved.is_some_and(|saved| saved.member_sealed >= new.epoch)
         };
-        if !members.all(reported) && self.now - sealed_at < 29_000 * MS {
+        if !members.all(reported) && self.now - sealed_at < 300 * self.pace * MS {
             self.violate("cold-start-waits", "a member had not reported, and could still have".to_owned());
         }
     }
@@ -264,9 +278,9 @@ impl World {
         let report = own.or_else(|| seat.and_then(|seat| seat.reports.get(&node)));
         let reported = report
             .is_some_and(|report| report.next == epoch.next() && report.lineage == Some(epoch) && !report.stopping);
-        // The change waits for it so long, and no longer.
+        // The change waits for it so long, and no longer; an earlier leader may have known less.
         let lease = u64::try_from(LEASE.as_nanos()).unwrap_or(0);
-        if !reported || self.now - self.books[number].sealed_at > lease * 96 / 100 {
+        if !reported || self.unkind.late || self.now - self.books[number].sealed_at > lease * self.pace / 100 {
             return;
         }
         if lost > 0 {

@@ -1,8 +1,11 @@
 //! Clients: some write to whoever holds the VIP, some to any instance that takes it; some wait for replicas.
 
+use crate::agent::host_of;
 use crate::events::Ev;
 use crate::redis::Waiting;
-use crate::world::{MS, World, place};
+use crate::trace::label;
+use crate::world::{MS, Ns, World, group_at, host_at, place};
+use mainstay::cluster::Durability;
 
 impl World {
     /// One client's step.
@@ -16,6 +19,10 @@ impl World {
         }
         let group = self.rng.index(self.names.len());
         self.check_accepting(group);
+        for number in 0..self.alone.len() {
+            let taken = (0..self.hosts.len()).any(|host| self.insts[place(host, number)].redis.accepts(self.now));
+            self.note_gap(number, taken);
+        }
         // What an operator tells the clients to wait for: W-1 of the members there are (S5).
         let Some(found) = self.committed().groups.get(&self.names[group]) else { return };
         let (quorum, members) = (found.quorum as usize, found.members.len());
@@ -32,6 +39,8 @@ impl World {
         }
         self.writes += 1;
         redis.write(self.writes);
+        self.check_alone(at);
+        let redis = &mut self.insts[at].redis;
         if !waits {
             self.covered.plain += 1;
             return;
@@ -46,4 +55,40 @@ impl World {
 fn found_member(world: &World, group: usize, index: usize) -> Option<usize> {
     let found = world.committed().groups.get(&world.names[group])?;
     found.members.keys().nth(index).map(|node| place(crate::agent::host_of(*node), group))
+}
+
+/// What an agent may take to set `min-replicas-to-write` once a follower has come online.
+const TUNED: Ns = 1_200 * MS;
+
+impl World {
+    /// S5, `min-replicas-held`: a write was taken without a follower in step. Not while one that came online in this epoch is in
+    /// F: the commit that takes it out comes first.
+    fn check_alone(&mut self, at: usize) {
+        let group = group_at(at);
+        let Some(found) = self.committed().groups.get(&self.names[group]).cloned() else { return };
+        let redis = &self.insts[at].redis;
+        let current = found
+            .primary
+            .as_ref()
+            .is_some_and(|primary| place(host_of(primary.node), group) == at && primary.run_id == redis.run_id());
+        if !current || found.durability != Durability::Available {
+            return;
+        }
+        let (alone, now) = (redis.min_replicas == 0, self.now);
+        let slow = self.hosts[host_at(at)].slow_redis || self.excused(at);
+        for (node, follower) in &found.followers {
+            let row = self.insts[at].redis.replicas.get(&place(host_of(*node), group));
+            let online = row.is_some_and(|row| row.online && now.saturating_sub(row.acked_at) <= 1000 * MS);
+            let seen =
+                self.books[group].online.get(&(found.epoch, *node)).filter(|(since, _)| *since == follower.since);
+            let length = seen.map(|(_, first)| now - first);
+            if online && seen.is_none() {
+                self.books[group].online.insert((found.epoch, *node), (follower.since, now));
+            }
+            if alone && !slow && length.is_some_and(|length| length > TUNED) {
+                let text = format!("{} takes writes alone, and node {node} is in F and was online", label(at));
+                self.violate("min-replicas-held", text);
+            }
+        }
+    }
 }

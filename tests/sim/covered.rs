@@ -46,6 +46,9 @@ counted! {
     cold_by_offset,
     cold_by_place,
     cold_otherwise,
+    late_commits,
+    repeated,
+    full_disks,
     events,
 }
 
@@ -78,6 +81,9 @@ impl Covered {
             ("hosts that never returned", self.gone, seeds / 100),
             ("cold starts by offset", self.cold_by_offset, seeds / 40),
             ("cold starts by the last primary", self.cold_by_place, seeds / 40),
+            ("commands that a later leader committed", self.late_commits, seeds / 20),
+            ("messages that came twice", self.repeated, seeds),
+            ("full disks", self.full_disks, seeds / 40),
             ("pauses", self.pauses, seeds / 20),
             ("instances that came back with more than the group", self.losses, seeds / 20),
             ("data sets quarantined", self.quarantined, seeds / 20),

@@ -108,6 +108,14 @@ pub enum Cure {
     /// An operator gives up what is not the group's data.
     Bootstrap(usize),
     PowerCut,
+    /// Its agent is asked to stop.
+    Stop(usize),
+    /// A place whose process dies.
+    Kill(usize),
+    Switch(usize),
+    LoseAllBut(usize),
+    /// An operator bars a node from promotion, or allows it again.
+    Priority(usize, usize, u32),
 }
 
 impl Ev {

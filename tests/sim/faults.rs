@@ -100,7 +100,7 @@ impl World {
         }
     }
 
-    fn new_leader(&mut self, to: usize) {
+    pub fn new_leader(&mut self, to: usize) {
         let Some(leader) = self.raft.leader.filter(|_| self.awake(to)) else { return };
         if self.net.both(leader, to) && self.quorum_at(to, |_, _| true) {
             tr!(self, "FAULT the leader steps down");
@@ -262,8 +262,10 @@ impl World {
 
     pub fn slow(&mut self, host: usize) {
         if self.rng.permille(500) {
-            tr!(self, "FAULT disk {} is slow", host + 1);
-            self.hosts[host].slow_disk = true;
+            if !self.fill_disk(host) {
+                tr!(self, "FAULT disk {} is slow", host + 1);
+                self.hosts[host].slow_disk = true;
+            }
         } else {
             tr!(self, "FAULT instance {} answers slowly", host + 1);
             self.hosts[host].slow_redis = true;
@@ -345,6 +347,7 @@ impl World {
             Cure::Slow(host) => {
                 self.hosts[host].slow_disk = false;
                 self.hosts[host].slow_redis = false;
+                self.empty_disk(host);
             }
             step if !self.healed => self.attack_step(step),
             _ => {}

@@ -99,7 +99,7 @@ impl World {
         };
         let agent = self.hosts[leader].agent.as_ref();
         let known = agent.and_then(|agent| agent.view.group(name)).and_then(|group| group.forced);
-        let bound = u64::try_from(FORCE_WAIT.as_nanos()).unwrap_or(0) / 100 * 96;
+        let bound = u64::try_from(FORCE_WAIT.as_nanos()).unwrap_or(0) / 100 * self.pace;
         let order = self.books[self.group_of(name)].order.as_ref();
         let early = order.filter(|order| known == Some(order.node) && self.now - order.at < bound);
         let text = early.filter(|_| *guarantee != Guarantee::Forced).map(|order| {

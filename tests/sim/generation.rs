@@ -15,7 +15,7 @@ use crate::mutation::Mutation;
 use crate::raft::{Raft, record};
 use crate::redis::{Command as Words, Redis};
 use crate::world::{LEASE, MS, Ns, World, group_at, place};
-use mainstay::cluster::{Command, Local, LocalGroup};
+use mainstay::cluster::Command;
 use std::collections::BTreeSet;
 
 /// How far it has come.
@@ -71,7 +71,11 @@ impl World {
     pub fn lose_all_but(&mut self, host: usize) -> bool {
         let everywhere = self.places(host).all(|at| self.insts[at].member);
         let promotable = self.hosts[host].policy.groups.values().all(|group| group.priority > 0);
-        let heard = self.hosts[host].applied + 1 == self.raft.states.len();
+        // Now and then it has not heard the last that was agreed on: then those numbers are used again.
+        // Numbers of nodes are places here: it must have heard of every host that joined.
+        let known = self.raft.states.get(self.hosts[host].applied);
+        let numbered = known.is_some_and(|known| known.next_node == self.committed().next_node);
+        let heard = self.hosts[host].applied + 1 == self.raft.states.len() || (self.unkind.on && numbered);
         let lost: BTreeSet<usize> = self.raft.members.iter().copied().filter(|other| *other != host).collect();
         let room = host_of(self.committed().next_node) + lost.len() <= self.hosts.len();
         let fit = self.founding.is_none()
@@ -238,10 +242,7 @@ impl World {
         }
         tr!(self, "operator: host {} joins anew as host {}", host + 1, fresh + 1);
         self.raft.members.insert(fresh);
-        let once = |group: &LocalGroup| LocalGroup { attached: group.attached.clone(), ..LocalGroup::default() };
-        let old = &self.hosts[host].disk;
-        let groups = old.groups.iter().map(|(name, group)| (name.clone(), once(group))).collect();
-        let disk = Local { longest_lease: old.longest_lease, groups };
+        let disk = self.join_mutation(host).unwrap_or_else(|| self.hosts[host].disk.kept_to_join());
         let clock = (self.hosts[host].clock_base, self.hosts[host].clock_rate);
         self.hosts[host].generation = self.generation;
         self.hosts[host].up = false;

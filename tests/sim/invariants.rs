@@ -91,7 +91,7 @@ impl World {
         }
     }
 
-    fn excused(&self, at: usize) -> bool {
+    pub fn excused(&self, at: usize) -> bool {
         let host = &self.hosts[host_at(at)];
         host.stalled || self.now < host.excused_until
     }

@@ -7,7 +7,7 @@
 use crate::agent::{host_of, id};
 use crate::trace::label;
 use crate::world::{World, group_at, host_at};
-use mainstay::cluster::{Epoch, Guarantee, NodeId};
+use mainstay::cluster::{Epoch, NodeId};
 use std::collections::{BTreeSet, HashSet};
 
 /// What the invariants remember of one group.
@@ -35,11 +35,6 @@ impl World {
         // Where an agent is frozen its instance goes on following an address, whoever that has become a replica of: there is
         // nobody to record anything, and the other has told its own loss.
         if lost.is_empty() || self.insts[primary].redis.upstream.is_some() {
-            return;
-        }
-        // Not counted right yet: one promoted by force whose own data had branched off before lacks more than its start says.
-        let group = self.committed().groups.get(&self.names[number]);
-        if group.is_some_and(|group| group.history.iter().any(|change| change.guarantee == Guarantee::Forced)) {
             return;
         }
         self.covered.losses += 1;

@@ -30,6 +30,8 @@ pub struct Raft {
     pub sent: Vec<usize>,
     /// What each agent was told of the leadership: term, leader, leading.
     pub told: Vec<Option<(u64, Option<usize>, bool)>>,
+    /// Taken by a leader that had no majority any more.
+    pub limbo: Vec<Command>,
     lost_since: Option<Ns>,
     alone_since: Vec<Option<Ns>>,
 }
@@ -56,6 +58,7 @@ impl Raft {
             states: vec![Arc::new(state)],
             sent: vec![0; n],
             told,
+            limbo: Vec::new(),
             lost_since: None,
             alone_since: alone,
         }
@@ -82,7 +85,9 @@ impl World {
 
     pub fn quorum_at(&self, host: usize, may: impl Fn(&Self, usize) -> bool) -> bool {
         let voters = &self.raft.voters;
-        let ours = |voter: usize| self.awake(voter) && self.hosts[voter].generation == self.raft.generation;
+        let ours = |voter: usize| {
+            self.awake(voter) && !self.unkind.full(voter) && self.hosts[voter].generation == self.raft.generation
+        };
         let reached =
             voters.iter().filter(|v| ours(**v) && self.net.both(host, **v) && (**v == host || may(self, **v)));
         ours(host) && voters.contains(&host) && reached.count() >= majority(voters.len())
@@ -107,6 +112,7 @@ impl World {
         let sound = self.raft.leader.is_some_and(|leader| self.quorum_at(leader, |_, _| true));
         if sound {
             self.raft.lost_since = None;
+            self.raft.leader.into_iter().for_each(|leader| self.commit_limbo(leader));
         } else {
             let since = *self.raft.lost_since.get_or_insert(self.now);
             let patience = if self.raft.term == 0 { 0 } else { self.rng.between(200, 500) * MS };
@@ -146,6 +152,7 @@ impl World {
         self.raft.term += 1;
         self.raft.leader = Some(leader);
         self.raft.lost_since = None;
+        self.lose_limbo();
         tr!(self, "raft: {} leads term {}", leader + 1, self.raft.term);
     }
 
@@ -175,7 +182,7 @@ impl World {
             self.tell(host, delay, What::Leadership(leadership));
         }
         let committed = self.raft.states.len() - 1;
-        if reached.is_some() && self.raft.sent[host] < committed {
+        if reached.is_some() && self.raft.sent[host] < committed && !self.unkind.full(host) {
             self.raft.sent[host] = committed;
             let lag =
                 if self.rng.permille(100) { self.rng.between(5, 300) * MS } else { MS / 5 + self.rng.below(3 * MS) };
@@ -222,17 +229,22 @@ impl World {
         let lost = self.rng.permille(20);
         let (accepted, delay) = match leader {
             Some(leader) => (self.append(leader, command) && !lost, MS / 5 + self.rng.below(4 * MS)),
-            None => (false, self.rng.between(50, 500) * MS),
+            None => {
+                self.keep_in_limbo(from, term, command);
+                (false, self.rng.between(50, 500) * MS)
+            }
         };
         let done = Input::What(Box::new(What::Proposed { topic, accepted }));
         self.at(delay, Ev::Agent { host: from, life, what: done });
     }
 
     pub fn append(&mut self, leader: usize, command: &Command) -> bool {
+        self.commit_limbo(leader);
         let before = Arc::clone(&self.raft.states[self.raft.states.len() - 1]);
         let mut state = (*before).clone();
         self.attack_leaving(leader, command);
-        let outcome = state.apply(command);
+        let broken = self.expect_mutation(&before, command);
+        let outcome = state.apply(broken.as_ref().unwrap_or(command));
         let outcome = self.apply_mutation(&mut state, command, outcome);
         if self.tracing {
             let text = crate::trace::command(command);
@@ -241,6 +253,7 @@ impl World {
         if outcome.is_err() {
             return false;
         }
+        self.check_compared(&before, command);
         if self.raft.generation < self.generation {
             self.violate("older-generation-acts", format!("generation {} agreed on a change", self.raft.generation));
         }
@@ -250,7 +263,8 @@ impl World {
         for host in 0..self.hosts.len() {
             let Some(agent) = &self.hosts[host].agent else { continue };
             let life = agent.life;
-            if !self.net.both(leader, host) || !self.raft.members.contains(&host) || self.raft.sent[host] + 1 != index {
+            let reached = self.net.both(leader, host) && !self.unkind.full(host);
+            if !reached || !self.raft.members.contains(&host) || self.raft.sent[host] + 1 != index {
                 continue;
             }
             self.raft.sent[host] = index;

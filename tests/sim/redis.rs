@@ -167,6 +167,8 @@ pub struct Redis {
     pub min_replicas: u32,
     /// As a replica it gets a byte now and then only.
     pub narrow: bool,
+    /// As a replica it takes clients' writes: `replica-read-only no`.
+    pub writable: bool,
     pub paused_until: Ns,
     /// Came in while it was frozen, with the number of the task that sent it.
     pub queue: VecDeque<(u64, Command)>,
@@ -205,6 +207,7 @@ impl Redis {
             replicas: BTreeMap::new(),
             min_replicas: 0,
             narrow: false,
+            writable: false,
             paused_until: 0,
             queue: VecDeque::new(),
             waiting: Vec::new(),
@@ -340,7 +343,7 @@ impl Redis {
             () if !self.alive => Some(Refusal::Gone),
             () if !self.answers(now) => Some(Refusal::Silent),
             () if few => Some(Refusal::NoReplicas),
-            () if self.upstream.is_some() => Some(Refusal::ReadOnly),
+            () if self.upstream.is_some() && !self.writable => Some(Refusal::ReadOnly),
             () if !self.ready(now) => Some(Refusal::Loading),
             () if now < self.paused_until => Some(Refusal::Held),
             () => None,
@@ -436,6 +439,7 @@ impl Redis {
             }
             Command::Nowhere { close } => {
                 self.resumable |= self.upstream.is_none();
+                self.writable = false;
                 self.upstream = Some(Upstream::Nowhere);
                 self.link = Link::Down;
                 self.waiting.clear();

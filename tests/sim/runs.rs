@@ -30,7 +30,7 @@ impl Case {
 
     /// The command that replays it.
     pub fn replay(&self) -> String {
-        let directed = self.attack.map(|attack| format!("MAINSTAY_SIM_ATTACK={attack:?} ")).unwrap_or_default();
+        let directed = self.attack.map(|attack| format!("MAINSTAY_SIM_ATTACK={} ", attack.name())).unwrap_or_default();
         let broken = self.mutation.map(|mutation| format!("MAINSTAY_SIM_MUTATION={mutation:?} ")).unwrap_or_default();
         format!(
             "MAINSTAY_SIM_SEED={} {directed}{broken}cargo nextest run --manifest-path tests/sim/Cargo.toml --target-dir target/simulator --no-capture one_seed",
@@ -55,6 +55,7 @@ fn shape(seed: u64, attack: Option<Attack>) -> Shape {
         Some(Attack::Joint | Attack::Grow | Attack::Generation | Attack::Strangers) => 3,
         Some(Attack::Flaky | Attack::FreezePair) => 2,
         Some(Attack::Leave) => 0,
+        Some(Attack::Ambush(ambush)) => ambush.kind(seed),
         _ => seed % 8,
     };
     let (nodes, first, members) = match kind {
@@ -65,11 +66,21 @@ fn shape(seed: u64, attack: Option<Attack>) -> Shape {
         4 => (3, 3, vec![all(3), all(3)]),
         _ => (6, 5, vec![all(3), vec![2, 3, 4, 5]]),
     };
-    let quorum = quorum || attack == Some(Attack::Leave);
+    let asked = match attack {
+        Some(Attack::Leave) => Some(true),
+        Some(Attack::Ambush(ambush)) => ambush.quorum(),
+        _ => None,
+    };
+    let quorum = asked.unwrap_or(quorum);
     let quorum = quorum && members.iter().all(|members| members.len() > 2);
     let durability = if quorum { Durability::Quorum } else { Durability::Available };
     // Most clocks differ as NTP slews them; some as virtual machines' clocks do.
-    let drift = if seed % 4 == 2 { 30_000 } else { 500 };
+    let drift = match seed % 32 {
+        // Two of them by up to a sixth, less than which is assumed.
+        6 | 30 => 83_000,
+        rest if rest % 4 == 2 => 30_000,
+        _ => 500,
+    };
     let start = match attack {
         Some(Attack::Adopt) => crate::starts::Start::Adopt,
         Some(Attack::TwoSets) => crate::starts::Start::TwoSets,
@@ -79,12 +90,17 @@ fn shape(seed: u64, attack: Option<Attack>) -> Shape {
     Shape { nodes, first, members, durability, drift, start }
 }
 
+/// The world of a case.
+pub fn world(case: Case, tracing: bool) -> World {
+    World::new(case.seed, &shape(case.seed, case.attack), case.mutation, tracing)
+}
+
 /// One run: grows up, suffers, heals, and must settle.
 pub fn run(case: Case, tracing: bool) -> (World, Option<Violation>) {
-    let shape = shape(case.seed, case.attack);
-    let mut world = World::new(case.seed, &shape, case.mutation, tracing);
+    let mut world = world(case, tracing);
     let calm = crate::starts::CALM;
     world.run_until(calm);
+    world.unkind.on = case.attack.is_none();
     let suffering = world.rng.between(4_000, 16_000) * MS;
     let pause = world.rng.between(200, 2500) * MS;
     world.plan = Some(Plan { end: calm + suffering, pause, attack: case.attack });

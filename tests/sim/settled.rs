@@ -12,8 +12,13 @@ impl World {
         if self.founding_on() || self.undecided() {
             return Err("an operator has not finished".to_owned());
         }
-        (0..self.names.len()).try_for_each(|group| self.group_settled(group))?;
         let guardians = &self.committed().guardians;
+        // No majority without one whose answers take longer than a lease for good: nobody can serve.
+        let able = |host: usize| self.net.for_good[host] == 0 && self.gone != Some(host);
+        if !guardians.majority_of(|node| able(host_of(node))) {
+            return Ok(());
+        }
+        (0..self.names.len()).try_for_each(|group| self.group_settled(group))?;
         let voters = self.raft.voters.iter().copied().map(id).collect();
         // A change ends when both majorities promise in time: not while one of them is late for good.
         let late = self.net.for_good.iter().any(|lag| *lag > 0);

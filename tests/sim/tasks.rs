@@ -162,6 +162,10 @@ impl World {
                 Some(self.done(at, true))
             }
             Work::Quarantine(until) if self.now < until => None,
+            // There is no room for the file.
+            Work::Quarantine(_) if self.unkind.full(host_at(at)) => {
+                Some(Outcome::Failed { why: "no space".to_owned() })
+            }
             Work::Quarantine(_) => {
                 self.covered.quarantined += 1;
                 self.note_rescued(at);

@@ -16,6 +16,7 @@ use crate::redis::Redis;
 use crate::rng::Rng;
 use crate::starts::Start;
 use crate::tasks::Running;
+use crate::unkind::Unkind;
 use mainstay::cluster::{Durability, GroupName, Local};
 use mainstay::decide::Policy;
 use mainstay::view::{Moment, Stamp, View};
@@ -164,6 +165,11 @@ pub struct World {
     pub founding: Option<Founding>,
     /// The run is a told story.
     pub told: Option<Told>,
+    pub unkind: Unkind,
+    /// By group, where it is asked: for how long nobody takes writes.
+    pub alone: Vec<crate::single::Alone>,
+    /// Of a hundred moments of one clock, so many pass at least by another.
+    pub pace: u64,
 }
 
 /// What a told story decides, where elsewhere chance does.
@@ -194,7 +200,7 @@ impl World {
     pub fn new(seed: u64, shape: &Shape, mutation: Option<Mutation>, tracing: bool) -> Self {
         let names = ["g", "h"].into_iter().take(shape.members.len()).map(GroupName::from).collect();
         let world = Self::with(Rng::new(seed), names, shape, mutation, tracing);
-        Self { disk: Disk::draw(seed), ..world }
+        Self { disk: Disk::draw(seed), unkind: Unkind::new(seed, shape.nodes), ..world }
     }
 
     /// The same with groups of these names.
@@ -239,6 +245,9 @@ impl World {
             elder: None,
             founding: None,
             told: None,
+            unkind: Unkind::new(0, shape.nodes),
+            alone: Vec::new(),
+            pace: if shape.drift > 40_000 { 90 } else { 96 },
         };
         world.furnish(shape);
         world.at(0, Ev::Raft);

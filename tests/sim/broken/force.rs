@@ -2,7 +2,7 @@
 
 use crate::mutation::Mutation;
 use crate::world::World;
-use mainstay::cluster::{Epoch, Ground, Group, GroupName, Guarantee, NodeId, Phase};
+use mainstay::cluster::{Epoch, Ground, Group, GroupName, Guarantee, Local, LocalGroup, NodeId, Phase};
 use mainstay::view::{Moment, Report, View};
 use std::sync::Arc;
 
@@ -10,6 +10,15 @@ impl World {
     /// Whether the prompt still warns.
     pub fn prompt_mutation(&self, warned: bool) -> bool {
         warned && self.mutation != Some(Mutation::ForceSaysNothing)
+    }
+
+    /// What a node that joins anew keeps.
+    pub fn join_mutation(&self, host: usize) -> Option<Local> {
+        let old = &self.hosts[host].disk;
+        let once = |group: &LocalGroup| LocalGroup { attached: group.attached.clone(), ..LocalGroup::default() };
+        let groups = old.groups.iter().map(|(name, group)| (name.clone(), once(group))).collect();
+        let keeps = self.mutation == Some(Mutation::JoinKeepsEpochs);
+        keeps.then_some(Local { longest_lease: old.longest_lease, groups })
     }
 
     /// Whether the promoted instance forgets the history it had.

@@ -6,7 +6,7 @@ use crate::redis::{Command, Upstream};
 use crate::world::{World, place};
 use mainstay::cluster::{Durability, Group, GroupName, Lineage, Local, NodeId, Phase, State, Why};
 use mainstay::decide::Action;
-use mainstay::view::{Item, Moment, Poll, Posture, Stamp, View, What};
+use mainstay::view::{Condition, Item, Moment, Poll, Posture, Stamp, View, What};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -313,6 +313,10 @@ fn before_member(mutation: Mutation, view: &mut View, name: &GroupName, group: &
             }
         }
         Mutation::NobodyIsMissed => seat.missing.clear(),
+        Mutation::KillsLoading if seat.instance.condition == Condition::Loading => {
+            seat.instance.condition = Condition::Silent { still: Some(Moment(0)) };
+        }
+        Mutation::MinReplicasForgotten => seat.membership.inherited = false,
         Mutation::LossCountedZero => {
             if let Some(found) = &mut local.diverged {
                 found.bytes = found.bytes.map(|_| 0);

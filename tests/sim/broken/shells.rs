@@ -47,6 +47,7 @@ impl World {
         let redis = &mut self.insts[at].redis;
         match self.mutation {
             Some(Mutation::BornPrimary) => redis.upstream = None,
+            Some(Mutation::BornWritable) => redis.writable = true,
             Some(Mutation::LineageOverRestart) => redis.run = before,
             _ => {}
         }
@@ -72,6 +73,17 @@ impl World {
                 Some(Command::Nowhere { close: true })
             }
             _ => None,
+        }
+    }
+
+    /// An instance was detached. With `maxmemory` and `replica-ignore-maxmemory no` keys go without a word, and the offset
+    /// says nothing of it.
+    pub fn seal_mutation(&mut self, at: usize) {
+        if self.mutation == Some(Mutation::SealedEvicts) {
+            let redis = &mut self.insts[at].redis;
+            redis.data.clear();
+            redis.marks.clear();
+            redis.origin = redis.offset;
         }
     }
 

@@ -18,10 +18,6 @@ impl World {
                 }
             }
             What::Instance { group, seen } => {
-                let sick = matches!(seen, Sight::Loading) || matches!(seen, Sight::Info(info) if info.syncing);
-                if mutation == Mutation::KillsLoading && sick {
-                    *seen = Sight::Silent { length: crate::world::HANG_AFTER, progress: false };
-                }
                 if mutation == Mutation::AnotherProcessServes
                     && let Sight::Info(info) = seen
                     && let Some(primary) = self.committed().groups.get(group).and_then(|group| group.primary.clone())
@@ -69,6 +65,7 @@ impl World {
             return false;
         };
         match change {
+            GroupCommand::Diverged { .. } => self.mutation == Some(Mutation::LossUntold),
             GroupCommand::Follow { .. } => self.is_stranger(crate::world::place(from, self.group_of(group))),
             GroupCommand::Promote { guarantee, successor, run_id, start, .. } => {
                 if self.mutation == Some(Mutation::KeptUnproved) && *guarantee == Guarantee::BestReached {
@@ -100,6 +97,13 @@ impl World {
             report.next == next && report.lineage.is_some() && promotable && group.is_candidate(**node)
         });
         fit.min_by_key(|(_, report)| (report.lineage, report.offset)).map(|(node, report)| (*node, report.clone()))
+    }
+
+    /// Before a command is applied.
+    pub fn expect_mutation(&self, state: &State, command: &Command) -> Option<Command> {
+        let Command::Group { group, change, .. } = command else { return None };
+        let found = state.groups.get(group).filter(|_| self.mutation == Some(Mutation::CompareForgotten))?;
+        Some(Command::Group { group: group.clone(), expect: found.expect(), change: change.clone() })
     }
 
     /// After a command was applied.
