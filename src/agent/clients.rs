@@ -7,6 +7,7 @@ use crate::cluster::Phase;
 use crate::config::Config;
 use crate::ctl::protocol::Response;
 use crate::sentinel::{Endpoint, Failover, Options};
+use crate::view::View;
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
@@ -17,7 +18,7 @@ const LONGEST_PASSWORD: usize = 4096;
 
 /// The endpoint, if the file wants one, and what its clients ask for.
 pub(super) struct Clients {
-    pub(super) endpoint: Option<Endpoint>,
+    endpoint: Option<Endpoint>,
     pub(super) asked: mpsc::Receiver<Failover>,
     /// Held so that `asked` goes on waiting where there is no endpoint.
     _asks: mpsc::Sender<Failover>,
@@ -61,6 +62,15 @@ pub(super) fn address(config: &Config) -> Option<String> {
     let mut own = config.groups.first().map_or(&config.node.address, |group| &group.announce).clone();
     own.port = listen.port();
     Some(own.to_string())
+}
+
+impl Clients {
+    /// After every round.
+    pub(super) fn look(&mut self, view: &View) {
+        if let Some(endpoint) = &mut self.endpoint {
+            endpoint.look(view);
+        }
+    }
 }
 
 impl Agent {

@@ -421,9 +421,7 @@ impl Agent {
             self.notifier.status(&self.narrator.status_line(&self.view));
         }
         self.desk.settle(&self.view);
-        if let Some(endpoint) = &mut self.clients.endpoint {
-            endpoint.look(&self.view);
-        }
+        self.clients.look(&self.view);
         done
     }
 

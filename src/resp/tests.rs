@@ -212,7 +212,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_requests_or_nonsense(
-        bytes in proptest::collection::vec(prop_oneof![any::<u8>(), Just(b'*'), Just(b'$'), Just(b'\r'), Just(b'\n'), b'0'..b'9'], 0..400),
+        bytes in proptest::collection::vec(prop_oneof![any::<u8>(), Just(b'*'), Just(b'$'), Just(b'\r'), Just(b'\n'), b'0'..=b'9'], 0..400),
         pieces in proptest::collection::vec(1usize..40, 1..5),
     ) {
         if let Ok(requests) = decoded(&bytes, &pieces) {

@@ -161,7 +161,6 @@ fn same_listening(ours: &mut Client, theirs: &mut Client) {
         (&["UNSUBSCRIBE"], 2),
         (&["PUNSUBSCRIBE"], 1),
         (&["PUNSUBSCRIBE"], 1),
-        (&["RESET"], 1),
         (&["PING"], 1),
     ] {
         let read = |client: &mut Client| {
