@@ -48,6 +48,14 @@ impl Notifier {
         self.say(Word::Ready);
     }
 
+    /// The config is being read again; [`ready`](Self::ready) says that it was.
+    pub(super) fn reloading(&mut self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => send(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::debug!(error = %error, "no clock to tell systemd of a reload by"),
+        }
+    }
+
     /// The agent was asked to stop.
     pub(super) fn stopping(&mut self) {
         self.say(Word::Stopping);
