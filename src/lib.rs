@@ -6,7 +6,8 @@
 //! - layer 2: [`config`] (the file), [`store`] (Raft's log and the node's own record), [`raft`] (the agents' agreement),
 //!   [`redis`] (watch and command the instance), [`vip`] (the floating address), [`wire`] (authenticated, encrypted peer
 //!   connections)
-//! - layer 3: [`ctl`] (the operator's socket, status), [`sentinel`] (clients ask where the primary is)
+//! - layer 3: [`ctl`] (the operator's socket, status), [`sentinel`] (clients ask where the primary is), [`setup`]
+//!   (`mainstay init`)
 //! - layer 4: [`agent`] (the loop)
 //!
 //! The core decides and does no I/O; the shells act and decide nothing. ARCHITECTURE.md tells the protocol.
@@ -20,6 +21,7 @@ pub mod raft;
 pub mod redis;
 pub mod resp;
 pub mod sentinel;
+pub mod setup;
 pub mod store;
 pub mod view;
 pub mod vip;

@@ -9,15 +9,17 @@ use clap::{Args, Parser, Subcommand};
 use mainstay::agent::order::{self, Order, Stage};
 use mainstay::agent::{self, Ended, emergency};
 use mainstay::cluster::GroupName;
-use mainstay::config::{self, Config, ConfigError, HostPort, Overrides, Warning};
+use mainstay::config::{self, Config, ConfigError, HostPort, Overrides};
 use mainstay::ctl::DEFAULT_SOCKET;
 use mainstay::ctl::client;
 use mainstay::ctl::command::{self, StatusOptions, emit};
+use mainstay::ctl::events::{self, EventsOptions};
 use mainstay::ctl::exit::{Code, Failure};
 use mainstay::ctl::insist;
 use mainstay::ctl::protocol::{GroupDone, MAX_REASON, Request, Response};
 use mainstay::ctl::render;
 use mainstay::ctl::server::ServerError;
+use mainstay::setup;
 use mainstay::store::StoreError;
 use mainstay::vip::VipError;
 use mainstay::wire::KeyError;
@@ -166,6 +168,50 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
         config: PathBuf,
     },
+    /// Write config, key, Redis settings and drop-in of this host, or remove them
+    Init(Box<setup::InitArgs>),
+    /// Show what happened, from this host's journal or the replicated history
+    Events {
+        /// Only this group
+        #[arg(long, value_name = "GROUP")]
+        group: Option<String>,
+        /// Go on with what happens from now, until Ctrl-C
+        #[arg(long)]
+        follow: bool,
+        /// As JSON, one object a line
+        #[arg(long)]
+        json: bool,
+        /// Also what is many and says little by itself
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Hand over what an instance serves before it is stopped (for ExecStop)
+    Release {
+        /// The instance's group; else every group of this host
+        #[arg(long, value_name = "GROUP")]
+        group: Option<String>,
+        /// Or the instance's unit
+        #[arg(long, value_name = "UNIT", conflicts_with = "group")]
+        unit: Option<String>,
+        #[command(flatten)]
+        socket: SocketArgs,
+    },
+    /// Serve one request of the agent for a Redis unit (what mainstay-unit@.service runs, as root)
+    #[command(hide = true)]
+    UnitRequest {
+        /// The config that names the units
+        #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+        config: PathBuf,
+    },
+    /// Run the notify command with one event from stdin (what mainstay-notify@.service runs)
+    #[command(hide = true)]
+    NotifyEvent {
+        /// The config that names the command
+        #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+        config: PathBuf,
+    },
     /// Print a new cluster key
     Keygen,
 }
@@ -238,8 +284,8 @@ async fn run(command: Command) -> Result<u8, Failure> {
     let group = |name: Option<String>| name.map(GroupName);
     match command {
         Command::Run { config, join } => {
-            let (config, warnings) = config::load_with(&config, &Overrides { join }).map_err(config_failure)?;
-            run_agent(config, warnings).await
+            let source = agent::Source { path: config, overrides: Overrides { join } };
+            run_agent(source).await
         }
         Command::Status { group: name, json, watch, socket } => {
             command::status(&socket.path()?, &StatusOptions { group: group(name), json, watch }).await
@@ -263,6 +309,22 @@ async fn run(command: Command) -> Result<u8, Failure> {
         Command::Leave { node, socket } => command::change(&socket.path()?, &Request::Leave { node }).await,
         Command::Join { address, socket, config } => join(address.to_string(), socket, &config).await,
         Command::Fence { if_lapsed, socket, config } => fence(if_lapsed, socket, &config).await,
+        Command::Events { group: name, follow, json, all, socket } => {
+            let options = EventsOptions { group: group(name), follow, json, all };
+            events::events(&socket.path()?, &options).await
+        }
+        Command::Release { group: name, unit, socket } => {
+            command::release(&socket.path()?, &Request::Release { group: group(name), unit }).await
+        }
+        Command::UnitRequest { config } => {
+            let (config, _) = config::load(&config).map_err(config_failure)?;
+            agent::unit_request(&config).map_err(|error| Failure::new(Code::IoErr, error, ""))
+        }
+        Command::NotifyEvent { config } => {
+            let (config, _) = config::load(&config).map_err(config_failure)?;
+            agent::notify_event(&config).map_err(|error| Failure::new(Code::IoErr, error, ""))
+        }
+        Command::Init(args) => setup::run(&args),
         Command::Keygen => {
             let key = mainstay::wire::generate_key().map_err(|error| Failure::new(Code::Software, error, ""))?;
             emit(&format!("{key}\n")).map(|_| 0)
@@ -270,9 +332,10 @@ async fn run(command: Command) -> Result<u8, Failure> {
     }
 }
 
-async fn run_agent(config: Config, warnings: Vec<Warning>) -> Result<u8, Failure> {
+async fn run_agent(source: agent::Source) -> Result<u8, Failure> {
+    let (config, warnings) = config::load_with(&source.path, &source.overrides).map_err(config_failure)?;
     let ran = match agent::init_logging() {
-        Ok(()) => agent::run(config, warnings).await,
+        Ok(()) => agent::run(config, warnings, source).await,
         Err(error) => Err(error),
     };
     match ran {

@@ -6,7 +6,7 @@ use super::Agent;
 use crate::cluster::{Command, Epoch, Group, GroupCommand, GroupName, NodeId, Pause, Phase, Why};
 use crate::ctl::protocol::{Done, GroupDone, MembersReport, RefusalKind, Request, Response, Switched};
 use crate::ctl::report::StatusReport;
-use crate::ctl::status::{HostFacts, RaftFacts, status};
+use crate::ctl::status::{HostFacts, RaftFacts, history, status};
 use crate::decide::Decision;
 use crate::raft::Control;
 use crate::view::{Moment, View, What};
@@ -33,6 +33,7 @@ pub(super) struct Desk {
     switches: Vec<Switch>,
     fences: Vec<Fence>,
     pub(super) forced: Vec<super::force::Forced>,
+    pub(super) releases: Vec<super::release::Release>,
 }
 
 pub(super) type Reply = Arc<Mutex<Option<oneshot::Sender<Response>>>>;
@@ -80,6 +81,7 @@ pub(super) fn before_membership(node: &str, request: &Request, waiting: &str) ->
             report.now_unix_ms = super::clock::unix_ms();
             Response::Status(Box::new(report))
         }
+        Request::Release { .. } => Response::said(format!("{node} is in no cluster yet: nothing to hand over")),
         _ => Response::refused(RefusalKind::NotNow, format!("{node} is in no cluster yet: {waiting}"), ""),
     }
 }
@@ -105,6 +107,7 @@ impl Desk {
             open(&switch.reply)
         });
         self.forced.retain(|forced| forced.settle(view));
+        self.releases.retain(|release| release.settle(view));
         self.fences.retain(|fence| {
             let done: Vec<GroupDone> = view.mine.iter().filter_map(|name| fenced(view, name)).collect();
             let late = view.now.since(fence.asked_at) >= FENCE_PATIENCE;
@@ -170,6 +173,11 @@ impl Agent {
                 let members = MembersReport { leader: report.leader, term: report.term, nodes: report.nodes };
                 let _ = answer.send(Response::Members(members));
             }
+            Request::History { group } => {
+                let groups = history(&self.view, group.as_ref());
+                let _ = answer.send(Response::History { groups });
+            }
+            Request::Release { group, unit } => self.release(group, unit.as_deref(), answer),
             Request::Switchover { group, to } => self.switchover(group, to, answer),
             Request::ForcePlan { group, to } => {
                 let _ = answer.send(self.force_plan(group, &to));

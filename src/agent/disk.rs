@@ -3,6 +3,7 @@
 //! It looks and tells, nothing else: service hangs on leases, and a lease needs no disk. The look itself may block as
 //! long as the disk does, so it is made aside and never twice at a time.
 
+use crate::ctl::catalog::DISK_TROUBLE;
 use crate::store::{Store, free_space};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,7 +38,7 @@ pub(super) fn watch(dir: PathBuf, store: Store) -> watch::Receiver<Option<String
             tell.send_if_modified(|before| {
                 let changed = before.is_some() != said.is_some();
                 match &said {
-                    Some(said) if changed => tracing::warn!("{said}"),
+                    Some(said) if changed => tracing::warn!(message_id = DISK_TROUBLE, "{said}"),
                     None if changed => tracing::info!(after = ?begun.elapsed(), "the disk is well again"),
                     _ => {}
                 }

@@ -6,10 +6,13 @@
 use super::order::{self, Order, Stage};
 use super::{Asked, Notifier, desk, emergency};
 use crate::cluster::NodeId;
-use crate::config::{Config, HostPort};
+use crate::config::{Config, HostPort, Start};
+use crate::ctl::catalog::{CONFIG_WARNING, SET_ASIDE};
 use crate::ctl::protocol::{RefusalKind, Request, Response};
-use crate::raft::{Formation, RaftNode};
+use crate::raft::{Formation, Founding, RaftNode};
+use crate::store::Store;
 use anyhow::Context as _;
+use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,24 +33,65 @@ pub(super) enum Entered {
     Superseded(String),
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM, SIGINT and SIGHUP.
 pub(super) struct Signals {
     term: Signal,
     int: Signal,
+    hup: Signal,
+}
+
+/// Which came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    Stop,
+    Reload,
 }
 
 impl Signals {
     pub(super) fn new() -> anyhow::Result<Self> {
         let term = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
         let int = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
-        Ok(Self { term, int })
+        let hup = signal(SignalKind::hangup()).context("SIGHUP cannot be caught")?;
+        Ok(Self { term, int, hup })
     }
 
+    pub(super) async fn next(&mut self) -> Heard {
+        tokio::select! {
+            _ = self.term.recv() => Heard::Stop,
+            _ = self.int.recv() => Heard::Stop,
+            _ = self.hup.recv() => Heard::Reload,
+        }
+    }
+
+    /// Before there is anything to reload: the config is read anew once there is, for the signal is kept.
     pub(super) async fn stop(&mut self) {
         tokio::select! {
             _ = self.term.recv() => {}
             _ = self.int.recv() => {}
         }
+    }
+}
+
+/// The replicated lease rules once there is one; a differing file is worth a word.
+pub(super) fn replicated_lease(store: &Store, configured: Duration) -> Duration {
+    let replicated = store.applied().borrow().state.lease;
+    if replicated.is_zero() || replicated == configured {
+        return configured;
+    }
+    let (ruling, file) = (replicated.as_millis(), configured.as_millis());
+    tracing::warn!(
+        message_id = CONFIG_WARNING,
+        "timing.lease_ms is {file} in the file; the cluster's is {ruling} and rules"
+    );
+    replicated
+}
+
+pub(super) fn founding(start: &Start) -> Founding {
+    match start {
+        Start::Members(members) => {
+            Founding::Members(members.iter().map(|(name, address)| (name.clone(), address.to_string())).collect())
+        }
+        Start::Join(seeds) => Founding::Join(seeds.iter().map(ToString::to_string).collect()),
     }
 }
 
@@ -97,7 +141,7 @@ pub(super) async fn set_aside(
     signals: &mut Signals,
     notifier: &mut Notifier,
 ) -> Ended {
-    tracing::error!("{why}");
+    tracing::error!(message_id = SET_ASIDE, "{why}");
     notifier.status(why);
     for fenced in emergency::fence(config).await {
         fenced.failed.iter().for_each(|trouble| tracing::warn!(group = %fenced.group, "{}", trouble.text));

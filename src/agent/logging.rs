@@ -1,12 +1,14 @@
 //! Logging that never blocks the agent: events go through a bounded queue to a thread that writes them to journald when
 //! run under systemd, to stderr else. What does not fit is counted and said later.
 
+use crate::ctl::catalog;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::mpsc::Sender;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_journald::{Priority, PriorityMappings};
@@ -25,6 +27,41 @@ struct Record {
     level: Level,
     message: String,
     fields: BTreeMap<&'static str, String>,
+}
+
+/// An event that the notify command is run with.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    pub(super) kind: &'static str,
+    pub(super) group: Option<String>,
+    pub(super) epoch: Option<String>,
+    pub(super) text: String,
+}
+
+/// Who gets them, beside the journal.
+static TAP: OnceLock<Sender<Told>> = OnceLock::new();
+/// Those that did not fit.
+static UNTOLD: AtomicU64 = AtomicU64::new(0);
+
+/// From now on events go there too. The first one stays.
+pub(super) fn tap(sender: Sender<Told>) {
+    let _ = TAP.set(sender);
+}
+
+/// How many events did not fit since this was asked last.
+pub(super) fn untold() -> u64 {
+    UNTOLD.swap(0, Ordering::Relaxed)
+}
+
+fn tell(record: &Record) {
+    let Some(tap) = TAP.get() else { return };
+    let id = record.fields.get("message_id");
+    let Some(entry) = id.and_then(|id| catalog::entry(id)).filter(|entry| entry.notify) else { return };
+    let (group, epoch) = (record.fields.get("group").cloned(), record.fields.get("epoch").cloned());
+    let told = Told { kind: entry.kind, group, epoch, text: record.message.clone() };
+    if tap.try_send(told).is_err() {
+        UNTOLD.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Starts logging for this process.
@@ -68,6 +105,7 @@ impl<S: Subscriber> Layer<S> for Relay {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut record = Record { level: *event.metadata().level(), message: String::new(), fields: BTreeMap::new() };
         event.record(&mut record);
+        tell(&record);
         if let Err(TrySendError::Full(_)) = self.sender.try_send(record) {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -96,7 +134,8 @@ fn write_all(receiver: &Receiver<Record>, lost: &AtomicU64) {
             emit(record);
             let missed = lost.swap(0, Ordering::Relaxed);
             if missed > 0 {
-                tracing::warn!("{missed} log events were lost: the journal was too slow");
+                let id = catalog::LOG_LOST;
+                tracing::warn!(message_id = id, "{missed} log events were lost: the journal was too slow");
             }
         }
     };
@@ -158,7 +197,9 @@ fn emit(mut record: Record) {
     for (name, value) in &record.fields {
         let _ = write!(text, " {name}={value}");
     }
-    let (group, epoch, message_id) = (group.as_deref(), epoch.as_deref(), message_id.as_deref());
+    // What has no id of its own is found by one all the same, if an operator should see it.
+    let trouble = (record.level <= Level::WARN).then_some(catalog::TROUBLE);
+    let (group, epoch, message_id) = (group.as_deref(), epoch.as_deref(), message_id.as_deref().or(trouble));
     macro_rules! say {
         ($level:ident) => {
             tracing::$level!(mainstay_group = group, mainstay_epoch = epoch, message_id = message_id, "{text}")

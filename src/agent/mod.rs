@@ -6,6 +6,7 @@
 //!
 //! Upholds S1 (fence first, stamp), S2 (mark, then surrender), S8 (the watchdog is petted after a round in time).
 
+mod boot;
 mod clients;
 mod clock;
 mod desk;
@@ -14,42 +15,63 @@ pub mod emergency;
 mod ending;
 mod entry;
 mod force;
+mod hooks;
+mod listen;
 mod logging;
+mod memory;
 mod narrate;
 mod notify;
 pub mod order;
 mod quarantine;
+mod release;
+mod reload;
 pub mod stamp;
 mod station;
 mod tasks;
+mod unit;
 
 use crate::cluster::{GroupName, NodeId};
-use crate::config::{Config, Start, Warning};
+use crate::config::{Config, Overrides, Warning};
+use crate::ctl::catalog;
 use crate::ctl::protocol::{Request, Response};
 use crate::ctl::server;
 use crate::ctl::status::HostFacts;
 use crate::decide::{Action, Decision, Policy, step};
-use crate::raft::{Formation, Founding, Inbox, Options, RaftNode};
+use crate::raft::{Formation, Founding, Options, RaftNode};
 use crate::store::Store;
-use crate::view::{Event, Item, Moment, Stamp, View, What};
+use crate::view::{Event, Moment, Stamp, View, What};
 use crate::wire;
 use anyhow::Context as _;
 use clients::Clients;
 use desk::Desk;
 use ending::Ending;
-use entry::{Entered, Signals, formed};
+use entry::{Entered, Heard, Signals, formed, founding, replicated_lease};
+use hooks::Hooks;
 use narrate::Narrator;
 use notify::Notifier;
 use stamp::{Keeper, Stamps};
 use station::Station;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
+use unit::UnitHandle;
 
 pub use entry::Ended;
+pub use hooks::notify_event;
 pub use logging::init as init_logging;
+pub use unit::unit_request;
+
+/// Where the config came from, so that it can be read again.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The file.
+    pub path: PathBuf,
+    /// What the command line puts over it.
+    pub overrides: Overrides,
+}
 
 /// Events waiting for the loop; a shell that would exceed it waits.
 const QUEUE: usize = 1024;
@@ -78,14 +100,16 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// What keeps it from running, with the remedy; nothing of the running cluster was touched then.
-pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<Ended> {
+pub async fn run(config: Config, warnings: Vec<Warning>, source: Source) -> anyhow::Result<Ended> {
+    memory::lock();
     fence_if_lapsed(&config).await;
+    let hooks = Hooks::start(&config);
     for warning in &warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(message_id = catalog::CONFIG_WARNING, "{warning}");
     }
     let unbuilt = crate::config::unbuilt(&config);
     if !unbuilt.is_empty() {
-        tracing::warn!("not built yet, and left alone: {}", unbuilt.join(", "));
+        tracing::warn!(message_id = catalog::CONFIG_WARNING, "not built yet, and left alone: {}", unbuilt.join(", "));
     }
     let said = warnings.iter().map(ToString::to_string).collect();
     let mut signals = Signals::new()?;
@@ -126,7 +150,8 @@ pub async fn run(config: Config, warnings: Vec<Warning>) -> anyhow::Result<Ended
         Entered::Superseded(why) => store.supersede(&why).await.map(|()| Ended::Again).map_err(Into::into),
         Entered::Member(me) => {
             order::done(&config.node.data_dir)?;
-            let mut agent = Agent::open(&config, me, raft.clone(), store.clone(), notifier, said).await?;
+            let given = Given { config, source, hooks, notifier, warnings: said };
+            let mut agent = Agent::open(given, me, raft.clone(), store.clone()).await?;
             agent.listen(inbox);
             agent.run(asked, signals).await
         }
@@ -154,26 +179,6 @@ async fn close(store: &Store, ended: Ended) -> Ended {
     ended
 }
 
-/// The replicated lease rules once there is one; a differing file is worth a word.
-fn replicated_lease(store: &Store, configured: Duration) -> Duration {
-    let replicated = store.applied().borrow().state.lease;
-    if replicated.is_zero() || replicated == configured {
-        return configured;
-    }
-    let (ruling, file) = (replicated.as_millis(), configured.as_millis());
-    tracing::warn!("timing.lease_ms is {file} in the file; the cluster's is {ruling} and rules");
-    replicated
-}
-
-fn founding(start: &Start) -> Founding {
-    match start {
-        Start::Members(members) => {
-            Founding::Members(members.iter().map(|(name, address)| (name.clone(), address.to_string())).collect())
-        }
-        Start::Join(seeds) => Founding::Join(seeds.iter().map(ToString::to_string).collect()),
-    }
-}
-
 /// The running agent.
 pub(super) struct Agent {
     pub(super) view: View,
@@ -198,39 +203,52 @@ pub(super) struct Agent {
     dir: PathBuf,
     /// When so many voters were last connected that a majority could agree.
     majority_at: Moment,
+    units: BTreeMap<GroupName, Arc<UnitHandle>>,
+    hooks: Hooks,
+    source: Source,
+    /// What is in force of the file.
+    config: Config,
+}
+
+/// What an agent is made of.
+struct Given {
+    config: Config,
+    source: Source,
+    hooks: Hooks,
+    notifier: Notifier,
+    warnings: Vec<String>,
 }
 
 impl Agent {
-    async fn open(
-        config: &Config,
-        me: NodeId,
-        raft: RaftNode,
-        store: Store,
-        notifier: Notifier,
-        warnings: Vec<String>,
-    ) -> anyhow::Result<Self> {
+    async fn open(given: Given, me: NodeId, raft: RaftNode, store: Store) -> anyhow::Result<Self> {
+        let Given { config, source, hooks, notifier, warnings } = given;
         let stamps = Stamps::open(&config.control_socket).context(NO_BOOT_ID)?;
         let policy = config.policy();
         let lease = replicated_lease(&store, config.timing.lease);
         let (queue, incoming) = mpsc::channel(QUEUE);
         let started = clock::now();
-        let mut stations = BTreeMap::new();
+        let (mut stations, mut units) = (BTreeMap::new(), BTreeMap::new());
         for group in &config.groups {
             let name = GroupName(group.name.clone());
             let leased = matches!(stamps.all().get(&name), Some(Stamp::Leased { until, .. }) if *until > started);
-            let station = Station::open(group, &config.node.data_dir, lease, leased, queue.clone()).await?;
+            let unit = group.unit.clone().map(|unit| UnitHandle::new(name.clone(), unit));
+            let station =
+                Station::open(group, &config.node.data_dir, lease, leased, unit.clone(), queue.clone()).await?;
+            units.extend(unit.map(|unit| (name.clone(), unit)));
             stations.insert(name, station);
         }
+        unit::watch(units.values().cloned().collect(), queue.clone())?;
         let disk = disk::watch(config.node.data_dir.clone(), store.clone());
         let state = store.applied().borrow().state.clone();
         let mine = stations.keys().cloned().collect();
         let mut view = View::new(me, started, state, store.local(), stamps.all(), mine);
+        let at_once = boot::causes(&view, &stamps, boot::since(&config.node.data_dir));
         let news = queue.clone();
         let marked = move |group, epoch| drop(news.blocking_send(What::Marked { group, epoch }));
         let keeper = Keeper::start(stamps, marked).context("the lease stamp's thread cannot start")?;
         let keeping = config.groups.iter().filter(|group| group.quarantine);
         view.quarantine = keeping.map(|group| GroupName(group.name.clone())).collect();
-        view.sentinel = clients::address(config);
+        view.sentinel = clients::address(&config);
         Ok(Self {
             view,
             policy,
@@ -241,79 +259,27 @@ impl Agent {
             stations,
             stamps: keeper,
             incoming,
-            at_once: VecDeque::new(),
+            at_once,
             narrator: Narrator::default(),
             notifier,
             desk: Desk::default(),
-            host: desk::host_facts(config, warnings),
+            host: desk::host_facts(&config, warnings),
             disk,
-            clients: clients::open(config)?,
+            clients: clients::open(&config)?,
             ending: None,
             again: false,
             dir: config.node.data_dir.clone(),
             majority_at: started,
+            units,
+            hooks,
+            source,
+            config,
         })
-    }
-
-    /// Lets the Raft shell's news flow into the loop's queue.
-    fn listen(&self, inbox: Inbox) {
-        let Inbox { mut gossip, mut links } = inbox;
-        let queue = self.queue.clone();
-        tokio::spawn(async move {
-            while let Some(message) = gossip.recv().await {
-                match postcard::from_bytes::<Vec<Item>>(&message.body) {
-                    Ok(items) => {
-                        if queue.send(What::Heard { from: message.from, items }).await.is_err() {
-                            return;
-                        }
-                    }
-                    Err(error) => tracing::warn!(from = %message.from, error = %error, "a message could not be read"),
-                }
-            }
-        });
-        let queue = self.queue.clone();
-        tokio::spawn(async move {
-            while let Some(link) = links.recv().await {
-                if queue.send(What::Link { node: link.node, up: link.up }).await.is_err() {
-                    return;
-                }
-            }
-        });
-        let (queue, mut applied) = (self.queue.clone(), self.store.applied());
-        tokio::spawn(async move {
-            loop {
-                let state = applied.borrow_and_update().state.clone();
-                if queue.send(What::Applied(state)).await.is_err() || applied.changed().await.is_err() {
-                    return;
-                }
-            }
-        });
-        let (queue, mut leadership) = (self.queue.clone(), self.raft.leadership());
-        tokio::spawn(async move {
-            let mut told = None;
-            loop {
-                let now = leadership.borrow_and_update().clone();
-                let known = crate::view::Leadership {
-                    term: now.term,
-                    leader: now.leader,
-                    leading: now.leading,
-                    voters: now.voters,
-                };
-                if told.as_ref() != Some(&known) {
-                    told = Some(known.clone());
-                    if queue.send(What::Leadership(known)).await.is_err() {
-                        return;
-                    }
-                }
-                if leadership.changed().await.is_err() {
-                    return;
-                }
-            }
-        });
     }
 
     async fn run(&mut self, mut asked: mpsc::Receiver<Asked>, mut signals: Signals) -> anyhow::Result<Ended> {
         let mut formation = self.raft.formation();
+        let (reload, mut reloaded) = mpsc::channel(1);
         for (node, up) in self.raft.links() {
             self.at_once.push_back(What::Link { node, up });
         }
@@ -326,10 +292,16 @@ impl Agent {
                 None => tokio::select! {
                     Some(what) = self.incoming.recv() => what,
                     () = tokio::time::sleep_until(due) => What::Tick { unix_ms: clock::unix_ms() },
-                    () = signals.stop() => {
-                        tracing::info!("asked to stop");
-                        self.notifier.stopping();
-                        What::Stopping
+                    heard = signals.next() => match heard {
+                        Heard::Stop => self.asked_to_stop(),
+                        Heard::Reload => {
+                            self.begin_reload(&reload);
+                            continue;
+                        }
+                    },
+                    Some(read) = reloaded.recv() => {
+                        self.reload(read);
+                        continue;
                     }
                     Some((request, answer)) = asked.recv() => {
                         match self.answer(request, answer) {
@@ -374,6 +346,12 @@ impl Agent {
         Ok(Ended::Stopped)
     }
 
+    fn asked_to_stop(&mut self) -> What {
+        tracing::info!(message_id = catalog::AGENT_STOPPING, "asked to stop");
+        self.notifier.stopping();
+        What::Stopping
+    }
+
     /// S1: the loop wakes at the end of a lease; when its regular message is due; and after a while in any case, for what
     /// depends on time alone.
     fn next_wake(&self) -> Instant {
@@ -396,7 +374,11 @@ impl Agent {
     fn note_standing(&mut self, formation: Formation) {
         self.ending = Ending::of(formation, Instant::now());
         if let Some(ending) = &self.ending {
-            tracing::error!("{}; the agent ends when that lasts and it serves nothing", ending.why());
+            let why = ending.why();
+            tracing::error!(
+                message_id = catalog::SET_ASIDE,
+                "{why}; the agent ends when that lasts and it serves nothing"
+            );
         }
     }
 
@@ -448,14 +430,22 @@ impl Agent {
                 });
             }
             Action::Exit => {}
+            Action::Fence { ref group, epoch, why } => {
+                if let Some(unit) = self.units.get(group).filter(|_| unit::ended_by_instance(why)) {
+                    unit::tell_cause(Arc::clone(unit), epoch, self.queue.clone());
+                }
+                if let Some(station) = self.stations.get_mut(group) {
+                    station.act(action);
+                }
+            }
             Action::Seal { ref group, .. }
-            | Action::Fence { ref group, .. }
             | Action::Follow { ref group, .. }
             | Action::Serve { ref group, .. }
             | Action::Handover { ref group, .. }
             | Action::Tune { ref group, .. }
             | Action::Kill { ref group }
             | Action::ScriptKill { ref group }
+            | Action::Start { ref group }
             | Action::SealRemote { ref group, .. }
             | Action::Quarantine { ref group, .. }
             | Action::HoldVip { ref group, .. }

@@ -1,17 +1,10 @@
 //! Tells what changed: a line per change of reason, of primary, of leader, and the one line for `systemctl status`.
 
 use crate::cluster::{Epoch, Group, GroupName, Lost, NodeId, Phase, Version};
+use crate::ctl::catalog::{self, CHANGE_OF_PRIMARY, DATA_DIVERGED, GROUP_SEALED};
 use crate::decide::{Decision, Reason, backlog_text, change_text, vacant_text};
 use crate::view::{Posture, View, loss_text};
 use std::collections::BTreeMap;
-
-/// MESSAGE_ID of a change of primary in the journal.
-const CHANGE_OF_PRIMARY: &str = "6f6ab0ce4a9c4f0c8d9a1d4d6c6f0e11";
-/// MESSAGE_ID of a group being sealed.
-const GROUP_SEALED: &str = "0f0e3a4f5b1f4d6a9a8f6c6b5f7d2c12";
-
-/// MESSAGE_ID of data that came back and that the group lacks.
-const DATA_DIVERGED: &str = "a3d1f0c6f2b94d0f8b1f3d1c5f6e7b21";
 
 /// Remembers what was said last.
 #[derive(Default)]
@@ -35,11 +28,16 @@ impl Narrator {
         for (group, reason) in &decision.reasons {
             if self.reasons.get(group) != Some(reason) {
                 match reason {
-                    Reason::Fencing(_) => tracing::warn!(group = %group, "{reason}"),
-                    Reason::ForeignData { .. } | Reason::InstanceUnusable(_) => {
-                        tracing::error!(group = %group, "{reason}");
+                    Reason::Fencing(_) => {
+                        tracing::warn!(group = %group, message_id = catalog::FENCING, "{reason}");
                     }
-                    _ => tracing::info!(group = %group, "{reason}"),
+                    Reason::ForeignData { .. } => {
+                        tracing::error!(group = %group, message_id = catalog::FOREIGN_DATA, "{reason}");
+                    }
+                    Reason::InstanceUnusable(_) => {
+                        tracing::error!(group = %group, message_id = catalog::INSTANCE_UNUSABLE, "{reason}");
+                    }
+                    _ => tracing::info!(group = %group, message_id = catalog::POSTURE, "{reason}"),
                 }
                 self.reasons.insert(group.clone(), reason.clone());
                 changed = true;
@@ -47,7 +45,7 @@ impl Narrator {
         }
         for (group, reason) in &decision.waits {
             if self.waits.get(group) != Some(reason) {
-                tracing::info!(group = %group, "{reason}");
+                tracing::info!(group = %group, message_id = catalog::WAITING, "{reason}");
             }
         }
         if self.waits != decision.waits {
@@ -58,7 +56,8 @@ impl Narrator {
         let leader = (view.leadership.term, view.leadership.leader);
         if self.leader != Some(leader) {
             if let Some(id) = view.leadership.leader {
-                tracing::info!("Raft leader of term {} is {}", view.leadership.term, view.name_of(id));
+                let (term, leader) = (view.leadership.term, view.name_of(id));
+                tracing::info!(message_id = catalog::LEADER, "Raft leader of term {term} is {leader}");
             }
             self.leader = Some(leader);
             changed = true;
@@ -88,7 +87,7 @@ impl Narrator {
             let trouble = seat.vip.wrong(view.now).unwrap_or_default();
             if self.vips.get(name) != Some(&trouble) {
                 if !trouble.is_empty() {
-                    tracing::error!(group = %name, "VIP: {trouble}");
+                    tracing::error!(group = %name, message_id = catalog::VIP_TROUBLE, "VIP: {trouble}");
                 }
                 self.vips.insert(name.clone(), trouble);
             }
@@ -103,7 +102,9 @@ impl Narrator {
         }
         self.notes.insert(name.clone(), short.is_some());
         match short {
-            Some((size, need)) => tracing::warn!(group = %name, "{}", backlog_text(size, need)),
+            Some((size, need)) => {
+                tracing::warn!(group = %name, message_id = catalog::BACKLOG_SHORT, "{}", backlog_text(size, need));
+            }
             None => tracing::info!(group = %name, "the backlog is long enough again"),
         }
     }

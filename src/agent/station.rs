@@ -6,11 +6,14 @@
 use super::clock;
 use super::quarantine;
 use super::tasks::{self, Hands, MAX_LAG, Report};
+use super::unit::UnitHandle;
 use crate::cluster::{Epoch, GroupName};
 use crate::config::{GroupConfig, RedisAddress};
+use crate::ctl::catalog;
 use crate::decide::Action;
 use crate::redis::{
-    Announce, Commander, Endpoint, InstanceEvent, ProcessState, RunState, Secret, Settings, Timing, Watcher,
+    Announce, Commander, Credentials, Endpoint, InstanceEvent, ProcessState, RunState, Secret, Settings, Timing,
+    Watcher,
 };
 use crate::view::{Info, Moment, Outcome, ReplicaRow, Sight, Task, VipSight, What};
 use crate::vip::{AnnounceSeries, Remaining, Vip, VipEvent, VipSpec};
@@ -84,6 +87,7 @@ impl Station {
         data_dir: &Path,
         lease: Duration,
         leased: bool,
+        unit: Option<Arc<UnitHandle>>,
         events: mpsc::Sender<What>,
     ) -> anyhow::Result<Self> {
         let group = GroupName(config.name.clone());
@@ -114,7 +118,7 @@ impl Station {
         let settings = Settings { announce: Some(announce) };
         let commander = Commander::new(endpoint.clone(), settings, Some(watcher.poke()));
         let port = config.client_port();
-        let hands = Hands { commander, endpoint, vip, port, lease, data_dir: data_dir.to_owned() };
+        let hands = Hands { commander, endpoint, vip, port, lease, data_dir: data_dir.to_owned(), unit };
         let hands = Arc::new(hands);
         pumps.push(tokio::spawn(pump_instance(group.clone(), Arc::clone(&hands), seen, events.clone())));
         Ok(Self { group, hands, watcher, events, running: None, aside: None, holding: Arc::default(), pumps })
@@ -134,6 +138,16 @@ impl Station {
             }
             other => self.begin(other),
         }
+    }
+
+    /// From now on logs in with these; connections that stand, stand. False if they are the same.
+    pub(super) fn log_in_with(&self, credentials: &Credentials) -> bool {
+        let changed = self.hands.endpoint.login.get() != *credentials;
+        if changed {
+            self.hands.endpoint.login.set(credentials.clone());
+            self.watcher.poke().poll_now();
+        }
+        changed
     }
 
     /// The group changed: what the instance says from now on is of after that.
@@ -166,7 +180,8 @@ impl Station {
             Action::Quarantine { group, found } => {
                 (Task::Quarantine, found.epoch, Box::pin(quarantine::quarantine(hands, group, found)))
             }
-            Action::Kill { .. } => (Task::Kill, Epoch(0), Box::pin(tasks::kill(process))),
+            Action::Kill { .. } => (Task::Kill, Epoch(0), Box::pin(tasks::kill(hands, process))),
+            Action::Start { .. } => (Task::Start, Epoch(0), Box::pin(tasks::start(hands))),
             Action::ScriptKill { .. } => (Task::ScriptKill, Epoch(0), Box::pin(tasks::script_kill(hands))),
             _ => return,
         };
@@ -216,12 +231,13 @@ impl Station {
                         held.probing =
                             Some(tokio::spawn(probe(group.clone(), Arc::clone(&vip), leash, events.clone())));
                         drop(held);
-                        tracing::info!(group = %group, vip = %vip.spec().address, "VIP is on this host");
+                        let address = vip.spec().address;
+                        tracing::info!(group = %group, vip = %address, message_id = catalog::VIP_HERE, "VIP is on this host");
                     }
                     Some(VipSight::Held)
                 }
                 Some(Err(error)) => {
-                    tracing::error!(group = %group, error = %error, "VIP could not be held");
+                    tracing::error!(group = %group, error = %error, message_id = catalog::VIP_TROUBLE, "VIP could not be held");
                     Some(VipSight::Failed { why: error.to_string() })
                 }
             };
@@ -246,7 +262,8 @@ impl Station {
         tokio::spawn(async move {
             let result = vip.withdraw(notice).await;
             if let Err(error) = &result {
-                tracing::error!(group = %group, error = %error, "VIP could not be dropped; trying again");
+                let id = catalog::VIP_TROUBLE;
+                tracing::error!(group = %group, error = %error, message_id = id, "VIP could not be dropped; trying again");
                 tokio::time::sleep(DROP_RETRY).await;
             }
             lock(&holding).dropping = false;
@@ -276,7 +293,7 @@ fn leash(lease: Duration) -> Duration {
 
 async fn report(events: &mpsc::Sender<What>, group: &GroupName, task: Task, epoch: Epoch, outcome: Outcome) {
     if let Outcome::Failed { why } = &outcome {
-        tracing::warn!(group = %group, task = ?task, epoch = %epoch, "failed: {why}");
+        tracing::warn!(group = %group, task = ?task, epoch = %epoch, message_id = catalog::TASK_FAILED, "failed: {why}");
     }
     // The loop has ended: nobody is left to tell.
     let _ = events.send(What::Done { group: group.clone(), task, epoch, outcome }).await;
@@ -330,6 +347,12 @@ fn endpoint(config: &GroupConfig) -> anyhow::Result<Endpoint> {
         RedisAddress::Tcp(address) => Endpoint::tcp(address.host.bare(), address.port),
         RedisAddress::Unix(path) => Endpoint::unix(path),
     };
+    let Credentials { username, password } = credentials(config)?;
+    Ok(base.with_credentials(username, password))
+}
+
+/// What the agent logs in with, by the config and the file it names.
+pub(super) fn credentials(config: &GroupConfig) -> anyhow::Result<Credentials> {
     let password = match &config.password_file {
         None => None,
         Some(path) => {
@@ -338,7 +361,7 @@ fn endpoint(config: &GroupConfig) -> anyhow::Result<Endpoint> {
             Some(Secret::new(text.trim_end_matches(['\r', '\n'])))
         }
     };
-    Ok(base.with_credentials(config.username.clone(), password))
+    Ok(Credentials { username: config.username.clone(), password })
 }
 
 async fn pump_vip(group: GroupName, mut seen: mpsc::Receiver<VipEvent>, events: mpsc::Sender<What>) {

@@ -3,9 +3,11 @@
 
 use super::clock;
 use super::station::translate;
+use super::unit::UnitHandle;
+use super::unit::request::{self, Verb};
 use crate::cluster::RunId;
 use crate::config::HostPort;
-use crate::redis::{Commander, Endpoint, Error, FenceBudgets, FenceOutcome, KillError, ProcRef, Settings};
+use crate::redis::{Commander, Endpoint, Error, FenceBudgets, FenceOutcome, KillError, ProcRef, Settings, Target};
 use crate::view::{Info, Moment, Outcome};
 use crate::vip::Vip;
 use std::future::Future;
@@ -24,6 +26,7 @@ pub(super) struct Hands {
     pub(super) port: u16,
     pub(super) lease: Duration,
     pub(super) data_dir: PathBuf,
+    pub(super) unit: Option<Arc<UnitHandle>>,
 }
 
 /// A task's end, and what goes on in the background until the next task.
@@ -95,7 +98,8 @@ pub(super) async fn fence(hands: Arc<Hands>, process: Option<ProcRef>, linger: b
         let why = result.err().map_or_else(|| String::from("no INFO after the fence"), |error| error.to_string());
         tracing::warn!("fence not confirmed ({why}): killing the instance");
         // None of the three waits for another: each of them ends the service by itself.
-        let (dropped, (), killed) = tokio::join!(drop_vip(&hands), destroy_port(&hands), kill_process(process));
+        let (dropped, (), killed) =
+            tokio::join!(drop_vip(&hands), destroy_port(&hands), kill_process(process, hands.unit.as_ref()));
         return dropped.map_or_else(|why| Outcome::Failed { why }, |()| killed).into();
     };
     let stays = linger && !unclosed && matches!(outcome, Outcome::Dead | Outcome::Done { .. });
@@ -118,23 +122,42 @@ async fn destroy_port(hands: &Hands) {
     }
 }
 
-async fn kill_process(process: Option<ProcRef>) -> Outcome {
+/// By the agent itself where it may; else by the service manager, which knows the process too.
+async fn kill_process(process: Option<ProcRef>, unit: Option<&Arc<UnitHandle>>) -> Outcome {
+    let process = process.or_else(|| ProcRef::open(unit?.main_pid()?));
     let Some(process) = process else {
         let why = "its process is not known on this host; stop it by hand".to_owned();
         return Outcome::Failed { why };
     };
-    match process.kill() {
+    let killed = match (process.kill(), unit) {
+        (Err(KillError::NotPermitted { .. }), Some(unit)) => request::ask(unit, Verb::Kill).await,
+        (Ok(()), _) => Ok(()),
+        (Err(KillError::Exited { .. }), _) => return Outcome::Dead,
+        (Err(error), _) => Err(error.to_string()),
+    };
+    match killed {
         Ok(()) => match timeout(DEATH, process.exited()).await {
             Ok(()) => Outcome::Dead,
             Err(_) => Outcome::Failed { why: format!("process {} does not die", process.pid()) },
         },
-        Err(KillError::Exited { .. }) => Outcome::Dead,
-        Err(error) => Outcome::Failed { why: error.to_string() },
+        Err(why) => Outcome::Failed { why },
     }
 }
 
-pub(super) async fn kill(process: Option<ProcRef>) -> Report {
-    kill_process(process).await.into()
+pub(super) async fn kill(hands: Arc<Hands>, process: Option<ProcRef>) -> Report {
+    kill_process(process, hands.unit.as_ref()).await.into()
+}
+
+/// Has the service manager start the failed unit; whether the instance comes up is seen by its own signs.
+pub(super) async fn start(hands: Arc<Hands>) -> Report {
+    let Some(unit) = &hands.unit else {
+        return Outcome::Failed { why: "the config names no redis_unit to start".to_owned() }.into();
+    };
+    tracing::info!(group = %unit.group, "starting {} again", unit.name);
+    match request::ask(unit, Verb::Start).await {
+        Ok(()) => Outcome::Dead.into(),
+        Err(why) => Outcome::Failed { why }.into(),
+    }
 }
 
 pub(super) async fn script_kill(hands: Arc<Hands>) -> Report {
@@ -212,8 +235,7 @@ pub(super) async fn seal_remote(hands: &Hands, address: &str) -> Outcome {
 
 fn remote(hands: &Hands, address: &str) -> Result<Commander, crate::config::AddressError> {
     let address: HostPort = address.parse()?;
-    let endpoint = Endpoint::tcp(address.host.bare(), address.port)
-        .with_credentials(hands.endpoint.username.clone(), hands.endpoint.password.clone());
+    let endpoint = hands.endpoint.at(Target::Tcp { host: address.host.bare(), port: address.port });
     Ok(Commander::new(endpoint, Settings::default(), None))
 }
 

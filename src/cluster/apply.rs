@@ -4,8 +4,8 @@
 
 use super::command::{Command, Expect, GroupCommand, GroupIntro, GuardianChange, PhaseKind};
 use super::state::{
-    Change, Departed, Follower, FormerQuorum, Group, HISTORY_LIMIT, Incumbent, Member, Node, Phase, START_LIMIT, Start,
-    State, Why, majority,
+    CAUSE_LIMIT, Change, Departed, Follower, FormerQuorum, Group, HISTORY_LIMIT, Incumbent, Member, Node, Phase,
+    START_LIMIT, Start, State, Why, majority,
 };
 use super::words::{GroupName, NodeId, RunId, Version};
 use serde::{Deserialize, Serialize};
@@ -277,6 +277,16 @@ impl Group {
                 let known = change.diverged.insert(*node, lost.clone());
                 if known.as_ref() == Some(lost) { Err(Rejection::Nothing) } else { Ok(()) }
             }
+            GroupCommand::Explained { node, epoch, cause } => {
+                let change = self.history.iter_mut().find(|change| change.epoch == *epoch);
+                let change = change.filter(|change| change.from == Some(*node) && change.cause.is_none());
+                let mut end = cause.len().min(CAUSE_LIMIT);
+                while !cause.is_char_boundary(end) {
+                    end -= 1;
+                }
+                change.ok_or(Rejection::Nothing)?.cause = Some(cause[..end].to_owned());
+                Ok(())
+            }
             GroupCommand::RemoveMember { node } => {
                 if self.is_candidate(*node) {
                     return Err(Rejection::StillNeeded(*node));
@@ -422,6 +432,7 @@ impl Group {
             guarantee: *guarantee,
             at_unix_ms: *at_unix_ms,
             diverged: BTreeMap::new(),
+            cause: None,
         });
         while self.history.len() > HISTORY_LIMIT {
             self.history.pop_front();

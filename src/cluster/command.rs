@@ -195,6 +195,15 @@ pub enum GroupCommand {
         /// What it held.
         lost: Lost,
     },
+    /// The primary before tells how its reign ended: noted in that change's event.
+    Explained {
+        /// Who.
+        node: NodeId,
+        /// The epoch that the change started.
+        epoch: Epoch,
+        /// In words, at most [`CAUSE_LIMIT`](super::CAUSE_LIMIT) bytes.
+        cause: String,
+    },
     /// A member leaves the group.
     RemoveMember {
         /// Who.

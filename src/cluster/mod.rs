@@ -22,8 +22,8 @@ pub use command::{Command, Expect, GroupCommand, GroupIntro, GuardianChange, Pha
 pub use generation::{first_generation, generation_number, next_generation};
 pub use local::{Attached, Diverged, Lineage, Local, LocalGroup};
 pub use state::{
-    Change, Departed, Durability, Follower, FormerQuorum, Ground, Group, Guarantee, Guardians, HISTORY_LIMIT,
-    Incumbent, Lost, Member, Node, Pause, Phase, START_LIMIT, Start, State, Why, majority,
+    CAUSE_LIMIT, Change, Departed, Durability, Follower, FormerQuorum, Ground, Group, Guarantee, Guardians,
+    HISTORY_LIMIT, Incumbent, Lost, Member, Node, Pause, Phase, START_LIMIT, Start, State, Why, majority,
 };
 pub use words::{Epoch, GroupName, Incarnation, NodeId, Offset, Replid, RunId, Version};
 

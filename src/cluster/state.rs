@@ -8,6 +8,9 @@ use std::time::Duration;
 /// How many past changes of primary a group remembers; older ones are in the journal.
 pub const HISTORY_LIMIT: usize = 64;
 
+/// The longest [`Change::cause`], in bytes.
+pub const CAUSE_LIMIT: usize = 1000;
+
 /// How many past epochs' start offsets a group remembers. An instance whose data is older has no lineage to compare.
 pub const START_LIMIT: usize = 256;
 
@@ -300,6 +303,9 @@ pub struct Change {
     pub at_unix_ms: u64,
     /// Who came back since with data that this epoch lacks (S11).
     pub diverged: BTreeMap<NodeId, Lost>,
+    /// How the reign before it ended, as the old primary's host told it later: an exit status, the unit's last lines,
+    /// a reboot.
+    pub cause: Option<String>,
 }
 
 /// What an instance that came back held and the group's data lacks (S11).
@@ -334,16 +340,28 @@ pub enum Why {
     Shutdown,
     /// The instance could not be brought into the posture it was to have.
     InstanceFailed,
+    /// The primary's instance was stopped on purpose.
+    InstanceStopped,
 }
 
 impl Why {
+    /// Whether somebody asked for it: an operator, or whoever stopped an agent or an instance.
+    pub fn planned(self) -> bool {
+        matches!(self, Why::Operator | Why::Shutdown | Why::InstanceStopped)
+    }
+
     /// Whether the fenced host keeps the VIP for a moment, until the successor is promoted: its instance is dead or
     /// sealed, and a client that reconnects meanwhile is refused at once instead of waiting for a lost SYN. Where the
     /// lease lapsed a successor may be serving already.
     pub fn vip_lingers(self) -> bool {
         matches!(
             self,
-            Why::InstanceCrashed | Why::InstanceHung | Why::InstanceRestarted | Why::Operator | Why::Shutdown
+            Why::InstanceCrashed
+                | Why::InstanceHung
+                | Why::InstanceRestarted
+                | Why::InstanceStopped
+                | Why::Operator
+                | Why::Shutdown
         )
     }
 }

@@ -370,10 +370,8 @@ pub fn unbuilt(config: &Config) -> Vec<String> {
         }
     };
     add(config.http.is_some(), &|| "[http]".to_owned());
-    add(config.notify_command.is_some(), &|| "[notify]".to_owned());
     for group in &config.groups {
         add(group.tls.is_some(), &|| format!("redis_tls of group {}", group.name));
-        add(group.unit.is_some(), &|| format!("redis_unit of group {}", group.name));
     }
     names
 }

@@ -79,7 +79,7 @@ fn the_base_file_becomes_a_config() {
     assert_eq!(vip.vip.address, IpAddr::V4(Ipv4Addr::new(10, 0, 0, 100)));
     assert_eq!((vip.vip.prefix_len, vip.interface.as_str()), (24, "eth0"));
     assert_eq!((group.priority, group.durability, group.quarantine), (100, Durability::Available, false));
-    assert_eq!(unbuilt(&config), ["[http]", "[notify]"]);
+    assert_eq!(unbuilt(&config), ["[http]"]);
     let policy = config.policy();
     assert_eq!(policy.address, "10.0.0.1:7400");
     assert_eq!(policy.lease, DEFAULT_LEASE);
@@ -114,7 +114,7 @@ fn every_built_and_unbuilt_key_together_is_accepted() {
     assert_eq!(group.durability, Durability::Quorum);
     assert_eq!(group.username.as_deref(), Some("mainstay"));
     assert_eq!(group.password_file.as_deref(), Some(Path::new("/etc/mainstay/redis.password")));
-    assert_eq!(unbuilt(&config), ["[http]", "[notify]", "redis_unit of group mymaster"]);
+    assert_eq!(unbuilt(&config), ["[http]"]);
     let empty_notify = BASE.replace("command = \"/etc/mainstay/notify\"", "# command = \"/etc/mainstay/notify\"");
     let (config, _) = parse(&empty_notify, NAME).unwrap();
     assert_eq!(config.notify_command, None);

@@ -53,7 +53,9 @@ async fn fetch(socket: &Path, options: &StatusOptions) -> Result<StatusReport, F
     let report = match answer {
         Response::Status(report) => *report,
         Response::Refused(refused) => return Err(unreachable(refused.into())),
-        Response::Members(_) | Response::Done(_) | Response::Plan(_) => return Err(unreachable(unexpected(socket))),
+        Response::Members(_) | Response::Done(_) | Response::History { .. } | Response::Plan(_) => {
+            return Err(unreachable(unexpected(socket)));
+        }
     };
     let Some(group) = &options.group else { return Ok(report) };
     let known: Vec<String> = report.groups.iter().map(|found| found.name.to_string()).collect();
@@ -162,7 +164,9 @@ pub async fn members(socket: &Path, json: bool) -> Result<u8, Failure> {
             Ok(0)
         }
         Response::Refused(refused) => Err(refused.into()),
-        Response::Status(_) | Response::Done(_) | Response::Plan(_) => Err(unexpected(socket)),
+        Response::Status(_) | Response::Done(_) | Response::History { .. } | Response::Plan(_) => {
+            Err(unexpected(socket))
+        }
     }
 }
 
@@ -176,13 +180,26 @@ pub async fn change(socket: &Path, request: &Request) -> Result<u8, Failure> {
             Ok(if back { Code::TempFail as u8 } else { 0 })
         }
         Ok(Response::Refused(refused)) => Err(refused.into()),
-        Ok(Response::Status(_) | Response::Members(_) | Response::Plan(_)) => Err(unexpected(socket)),
+        Ok(Response::Status(_) | Response::Members(_) | Response::History { .. } | Response::Plan(_)) => {
+            Err(unexpected(socket))
+        }
         Err(error @ (ClientError::Silent { .. } | ClientError::Gone { .. })) => {
             let mut failure = Failure::from(error);
             failure.remedy = "Whether it was done is not known: see `mainstay status` before you ask again.".to_owned();
             Err(failure)
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// `mainstay release`: an instance is about to be stopped. Where no agent runs there is nobody to hand over for, and
+/// stopping it must not fail for that.
+pub async fn release(socket: &Path, request: &Request) -> Result<u8, Failure> {
+    match change(socket, request).await {
+        Err(failure) if failure.code == Code::Unavailable as u8 => {
+            emit("no agent answers here: nothing is handed over\n").map(|_| 0)
+        }
+        other => other,
     }
 }
 

@@ -8,8 +8,10 @@
 //! reads comes from the same reasons the decisions carry, so that status and log never tell different tales. Every
 //! connection, line and wait is bounded: a stuck client costs the agent nothing, a stuck agent costs the operator seconds.
 
+pub mod catalog;
 pub mod client;
 pub mod command;
+pub mod events;
 pub mod exit;
 pub mod force;
 pub mod insist;

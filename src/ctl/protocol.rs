@@ -6,7 +6,7 @@
 //!
 //! Nothing here does I/O. How long a request may take is part of it: see [`Request::patience`].
 
-use super::report::{NodeStatus, StatusReport};
+use super::report::{ChangeStatus, NodeStatus, StatusReport};
 use crate::cluster::{Epoch, GroupName};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -28,6 +28,19 @@ pub enum Request {
     Status {},
     /// The nodes alone.
     Members {},
+    /// The replicated history of changes.
+    History {
+        /// Which group; None is every group.
+        group: Option<GroupName>,
+    },
+    /// An instance of this host is about to be stopped: hand over what it serves, and leave it alone until its process
+    /// is back. Answered when nothing is lost by stopping it, or nobody can take over.
+    Release {
+        /// Which group; None is every group of this host.
+        group: Option<GroupName>,
+        /// Or the instance's unit.
+        unit: Option<String>,
+    },
     /// A planned change of primary (S10); answered when it is over.
     Switchover {
         /// Which group; needed where there is more than one.
@@ -92,19 +105,20 @@ impl Request {
     /// How long the agent has to answer. After that the server answers in its place that it did not.
     pub fn patience(&self) -> Duration {
         match self {
-            Self::Status {} | Self::Members {} | Self::FenceHere {} => Duration::from_secs(2),
+            Self::Status {} | Self::Members {} | Self::History { .. } | Self::FenceHere {} => Duration::from_secs(2),
             Self::Pause { .. }
             | Self::Resume { .. }
             | Self::ForcePlan { .. }
             | Self::Join { .. }
             | Self::Bootstrap { .. } => Duration::from_secs(5),
+            Self::Release { .. } => Duration::from_secs(9),
             Self::Switchover { .. } | Self::Leave { .. } | Self::Force { .. } => Duration::from_secs(15),
         }
     }
 
     /// Whether asking a second time could do something a second time.
     pub fn changes(&self) -> bool {
-        !matches!(self, Self::Status {} | Self::Members {} | Self::ForcePlan { .. })
+        !matches!(self, Self::Status {} | Self::Members {} | Self::History { .. } | Self::ForcePlan { .. })
     }
 }
 
@@ -116,6 +130,11 @@ pub enum Response {
     Status(Box<StatusReport>),
     /// To [`Request::Members`].
     Members(MembersReport),
+    /// To [`Request::History`].
+    History {
+        /// By name.
+        groups: Vec<GroupHistory>,
+    },
     /// To [`Request::ForcePlan`].
     Plan(ForcePlan),
     /// To everything that changes something: it is done.
@@ -133,6 +152,15 @@ pub struct MembersReport {
     pub term: u64,
     /// All nodes, by number.
     pub nodes: Vec<NodeStatus>,
+}
+
+/// A group's changes of primary, as far back as they are replicated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupHistory {
+    /// The group.
+    pub group: GroupName,
+    /// Its changes, oldest first.
+    pub changes: Vec<ChangeStatus>,
 }
 
 /// What a promotion by force would do.

@@ -127,7 +127,9 @@ fn change_text(report: &StatusReport, change: &ChangeStatus) -> String {
     };
     let from = change.from.as_deref().unwrap_or("nobody");
     let lost: String = change.diverged.iter().map(|lost| format!("; {}", lost.text)).collect();
-    format!("{age}: {from} -> {} at epoch {}, {}; {}{lost}", change.to, change.epoch, change.why, change.guarantee)
+    let cause = change.cause.as_ref().map(|cause| format!(" ({cause})")).unwrap_or_default();
+    let (to, epoch, why, guarantee) = (&change.to, change.epoch, &change.why, &change.guarantee);
+    format!("{age}: {from} -> {to} at epoch {epoch}, {why}{cause}; {guarantee}{lost}")
 }
 
 fn verdict(report: &StatusReport) -> String {

@@ -208,6 +208,9 @@ pub struct ChangeStatus {
     /// Who came back since with data that this epoch lacks (S11).
     #[serde(default)]
     pub diverged: Vec<LossStatus>,
+    /// How the reign before it ended, as the old primary's host told it later.
+    #[serde(default)]
+    pub cause: Option<String>,
 }
 
 /// Data that came back and that an epoch lacks (S11).

@@ -7,6 +7,7 @@
 //! It also settles what "healthy" means, once for exit code, page and probe: a serving primary with its VIP in every
 //! group, every member following with lineage, every node reachable.
 
+use super::protocol::GroupHistory;
 use super::report::{
     ChangeStatus, GroupStatus, Health, InstanceStatus, LossStatus, NodeStatus, PauseStatus, PhaseWord, PostureWord,
     Role, StatusReport,
@@ -370,6 +371,17 @@ fn pause_status(view: &View, group: &Group, seat: &Seat) -> Option<PauseStatus> 
     Some(PauseStatus { reason: pause.reason.clone(), length_ms: pause.length.map(millis), left_ms: left.map(millis) })
 }
 
+/// All replicated changes of a group, or of every group, oldest first.
+pub fn history(view: &View, group: Option<&GroupName>) -> Vec<GroupHistory> {
+    let wanted = view.state.groups.iter().filter(|(name, _)| group.is_none_or(|wanted| wanted == *name));
+    wanted
+        .map(|(name, found)| GroupHistory {
+            group: name.clone(),
+            changes: found.history.iter().map(|change| change_status(view, change)).collect(),
+        })
+        .collect()
+}
+
 fn change_status(view: &View, change: &Change) -> ChangeStatus {
     let guarantee = match change.guarantee {
         Guarantee::Fresh => "first promotion",
@@ -385,6 +397,7 @@ fn change_status(view: &View, change: &Change) -> ChangeStatus {
         why: decide::why_text(change.why).to_owned(),
         guarantee: guarantee.to_owned(),
         at_unix_ms: change.at_unix_ms,
+        cause: change.cause.clone(),
         diverged: change.diverged.iter().map(|(node, lost)| loss_status(view.name_of(*node), lost)).collect(),
     }
 }

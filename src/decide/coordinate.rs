@@ -68,7 +68,7 @@ fn end_epoch(
     });
     let why = surrendered.or(silent.then_some(Why::PrimarySilent))?;
     if let Some(reason) = paused(view, group, seat)
-        && !matches!(why, Why::Operator | Why::Shutdown)
+        && !why.planned()
     {
         decision.waits.insert(name.clone(), reason);
         return None;
@@ -159,7 +159,7 @@ fn promote(view: &View, name: &GroupName, group: &Group, seat: &Seat, decision: 
 
 fn paused_promotion(view: &View, group: &Group, seat: &Seat) -> Option<Reason> {
     let Phase::Sealing { why, .. } = group.phase else { return None };
-    paused(view, group, seat).filter(|_| !matches!(why, Why::Operator | Why::Shutdown) && group.forced.is_none())
+    paused(view, group, seat).filter(|_| !why.planned() && group.forced.is_none())
 }
 
 /// S8: an old primary whose agent says nothing is sealed over the network, if its instance answers, before anybody is

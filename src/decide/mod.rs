@@ -192,6 +192,11 @@ pub enum Action {
         /// The group.
         group: GroupName,
     },
+    /// Have the service manager start the instance's failed unit.
+    Start {
+        /// The group.
+        group: GroupName,
+    },
     /// Seal another node's instance over the network (S8).
     SealRemote {
         /// The group.
@@ -290,6 +295,11 @@ pub fn step(view: &mut View, policy: &Policy, event: Event) -> Decision {
 /// When the next regular message to the peers is due; None before the lease is known.
 pub fn next_message(view: &View) -> Option<crate::view::Moment> {
     talk::next_message(view)
+}
+
+/// The follower that this node, as the primary, would hand the group over to now.
+pub fn handover_target(view: &View, name: &GroupName) -> Option<NodeId> {
+    own::stop_target(view, view.group(name)?)
 }
 
 /// This node's part of a group in words, for status.

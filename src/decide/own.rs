@@ -58,23 +58,28 @@ fn own_wish(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Option
     let sealing = matches!(group.phase, Phase::Sealing { .. });
     let change = if let Some(loss) = view.untold_loss(name).filter(|_| !sealing) {
         Some(loss)
+    } else if let Some(cause) = view.untold_cause(name).filter(|_| !sealing) {
+        Some(cause)
     } else if group.primary_node() == Some(view.me) {
-        primary_wish(view, group, seat)
+        primary_wish(view, name, group, seat)
     } else {
         follower_wish(view, name, group, seat)
     };
     change.map(|change| Command::Group { group: name.clone(), expect: group.expect(), change })
 }
 
-fn primary_wish(view: &View, group: &Group, seat: &Seat) -> Option<GroupCommand> {
+fn primary_wish(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Option<GroupCommand> {
     match group.phase {
         Phase::Switching { .. } => {
             seat.membership.handover_failed.as_ref().filter(|(epoch, _)| *epoch == group.epoch)?;
             Some(GroupCommand::SwitchOff)
         }
-        Phase::Stable if view.stopping.is_some() && seat.instance.posture == Posture::Serving(group.epoch) => {
+        Phase::Stable
+            if view.leaving_since(name).is_some() && seat.instance.posture == Posture::Serving(group.epoch) =>
+        {
             seat.membership.handover_failed.is_none().then_some(())?;
-            stop_target(view, group).map(|to| GroupCommand::Switch { to, why: Why::Shutdown })
+            let why = if view.stopping.is_some() { Why::Shutdown } else { Why::InstanceStopped };
+            stop_target(view, group).map(|to| GroupCommand::Switch { to, why })
         }
         Phase::Stable if seat.instance.posture == Posture::Serving(group.epoch) => settle_departure(view, group, seat),
         _ => None,
@@ -110,7 +115,7 @@ fn follower_wish(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> O
         return None;
     }
     let inside = group.followers.get(&view.me);
-    if view.stopping.is_some() {
+    if view.leaving_since(name).is_some() {
         return inside.and_then(|follower| leave_to_stop(view.me, group.durability, follower));
     }
     let info = seat.instance.seen().filter(|_| seat.instance.condition == Condition::Up)?;
@@ -157,6 +162,11 @@ pub(super) fn leave(view: &View, decision: &mut Decision) {
 /// How long the agent has been stopping.
 pub(super) fn stopped_for(view: &View) -> Duration {
     view.stopping.map_or(Duration::ZERO, |since| view.now.since(since))
+}
+
+/// How long a group's instance here has been on its way out, with its agent or alone.
+pub(super) fn leaving_for(view: &View, name: &GroupName) -> Duration {
+    view.leaving_since(name).map_or(Duration::ZERO, |since| view.now.since(since))
 }
 
 fn rested(view: &View, group: &Group, seat: &Seat) -> bool {

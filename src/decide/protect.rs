@@ -5,7 +5,7 @@
 
 use super::{Action, Decision, Policy, Reason};
 use crate::cluster::{Attached, Diverged, Durability, Epoch, Group, GroupName, Phase, Why};
-use crate::view::{Condition, FollowTarget, Posture, Seat, Task, View};
+use crate::view::{Condition, FollowTarget, Posture, Seat, Task, UnitSight, View};
 use std::time::Duration;
 
 /// What the state calls for.
@@ -22,6 +22,7 @@ enum Want {
     Handover,
     Kill,
     ScriptKill,
+    Start,
 }
 
 pub(super) fn protect(view: &View, policy: &Policy, name: &GroupName, decision: &mut Decision) {
@@ -32,6 +33,7 @@ pub(super) fn protect(view: &View, policy: &Policy, name: &GroupName, decision: 
     };
     let (want, reason) =
         if view.mine.contains(name) { want(view, policy, name, group, seat) } else { (Want::Stay, Reason::Witness) };
+    let (want, reason) = start_again(view, name, seat, want, reason);
     let reason = match &seat.instance.trouble {
         Some(trouble) if want != Want::Stay => Reason::Trouble(trouble.clone()),
         _ => reason,
@@ -43,6 +45,22 @@ pub(super) fn protect(view: &View, policy: &Policy, name: &GroupName, decision: 
     }
     stamp(view, name, group, seat, decision);
     act(view, name, group, seat, want, decision);
+}
+
+/// A unit that failed, and that nobody starts any more, is started; one that was stopped on purpose never is.
+fn start_again(view: &View, name: &GroupName, seat: &Seat, want: Want, reason: Reason) -> (Want, Reason) {
+    let down = matches!(seat.instance.condition, Condition::Gone | Condition::Unknown);
+    if want != Want::Stay || !down || !view.mine.contains(name) {
+        return (want, reason);
+    }
+    match seat.instance.unit.seen {
+        Some(unit) if unit.meant() => (Want::Stay, Reason::InstanceStopped),
+        Some(UnitSight::Failed) if view.stopping.is_none() => {
+            let due = view.now >= seat.instance.unit.start_at;
+            (if due { Want::Start } else { Want::Stay }, Reason::UnitFailed)
+        }
+        _ => (want, reason),
+    }
 }
 
 fn want(view: &View, policy: &Policy, name: &GroupName, group: &Group, seat: &Seat) -> (Want, Reason) {
@@ -112,7 +130,8 @@ fn cause_to_give_up(view: &View, policy: &Policy, name: &GroupName, group: &Grou
         return Some(Why::Operator);
     }
     if seat.instance.condition == Condition::Gone {
-        return Some(Why::InstanceCrashed);
+        let meant = seat.instance.unit.seen.is_some_and(UnitSight::meant) || view.releasing_since(name).is_some();
+        return Some(if meant { Why::InstanceStopped } else { Why::InstanceCrashed });
     }
     if seat.membership.handed_over == Some(group.epoch)
         && let Phase::Switching { why, .. } = group.phase
@@ -168,7 +187,8 @@ fn want_as_other(view: &View, policy: &Policy, name: &GroupName, group: &Group, 
     if group.epoch > Epoch(0) && seat.instance.seen().is_some_and(|info| info.primary) {
         return (Want::Fence(group.epoch, Why::LeaseLapsed), Reason::Sealing);
     }
-    if hung(view, policy, seat) {
+    // One that is being stopped is its unit's: it has a time-out of its own.
+    if hung(view, policy, seat) && !seat.instance.unit.seen.is_some_and(UnitSight::meant) {
         return (Want::Kill, Reason::InstanceSilent);
     }
     if matches!(seat.instance.condition, Condition::Busy { .. }) && !seat.instance.script_killed {
@@ -180,9 +200,10 @@ fn want_as_other(view: &View, policy: &Policy, name: &GroupName, group: &Group, 
     if matches!(group.phase, Phase::Sealing { .. }) {
         return want_sealed(group, seat);
     }
-    let left = !group.followers.contains_key(&view.me) || super::own::stopped_for(view) >= super::STOP_LEAVE;
-    if view.stopping.is_some() && left {
-        return detached(seat, Reason::Surrendered(Why::Shutdown));
+    let left = !group.followers.contains_key(&view.me) || super::own::leaving_for(view, name) >= super::STOP_LEAVE;
+    if view.leaving_since(name).is_some() && left {
+        let alone = view.stopping.is_none();
+        return detached(seat, if alone { Reason::InstanceStopped } else { Reason::Surrendered(Why::Shutdown) });
     }
     if let Some(found) = view.to_quarantine(name) {
         return want_quarantine(view, name, seat, found);
@@ -335,6 +356,7 @@ fn act(view: &View, name: &GroupName, group: &Group, seat: &Seat, want: Want, de
         }
         Want::Handover => handover(view, name, group, decision),
         Want::Kill => decision.task(name, Task::Kill, Epoch(0), Action::Kill { group: group_name }),
+        Want::Start => decision.task(name, Task::Start, Epoch(0), Action::Start { group: group_name }),
         Want::ScriptKill => {
             decision.task(name, Task::ScriptKill, Epoch(0), Action::ScriptKill { group: group_name });
         }

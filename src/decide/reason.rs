@@ -49,6 +49,10 @@ pub enum Reason {
     },
     /// The instance is dead.
     InstanceDown,
+    /// The instance was stopped on purpose, or is about to be.
+    InstanceStopped,
+    /// The instance's unit failed, and is being started again.
+    UnitFailed,
     /// The instance loads its data.
     InstanceLoading,
     /// The instance runs a script.
@@ -132,6 +136,8 @@ impl fmt::Display for Reason {
                 write!(f, "saving its data first: nothing tells how much of it is the primary's")
             }
             Self::InstanceDown => write!(f, "instance is down"),
+            Self::InstanceStopped => write!(f, "instance was stopped on purpose, and is left alone"),
+            Self::UnitFailed => write!(f, "the instance's unit failed; it is started again, ever later"),
             Self::InstanceLoading => write!(f, "instance is loading its data"),
             Self::InstanceBusy => write!(f, "instance is busy with a script"),
             Self::InstanceSilent => write!(f, "instance does not answer"),
@@ -183,6 +189,7 @@ pub fn why_text(why: Why) -> &'static str {
         Why::Operator => "asked for by an operator",
         Why::Shutdown => "the primary's agent was stopped",
         Why::InstanceFailed => "the primary's instance could not be commanded",
+        Why::InstanceStopped => "the primary's instance was stopped on purpose",
     }
 }
 

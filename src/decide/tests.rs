@@ -18,6 +18,7 @@ mod passed_over;
 mod pause;
 mod poll;
 mod tries;
+mod unit;
 use poll::leader;
 
 const LEASE: Duration = Duration::from_millis(800);

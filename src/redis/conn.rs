@@ -201,10 +201,11 @@ impl Conn {
 
 fn login(endpoint: &Endpoint) -> RedisConnectionInfo {
     let mut login = RedisConnectionInfo::default().set_protocol(redis::ProtocolVersion::RESP3).set_skip_set_lib_name();
-    if let Some(username) = &endpoint.username {
+    let credentials = endpoint.login.get();
+    if let Some(username) = &credentials.username {
         login = login.set_username(username);
     }
-    if let Some(password) = &endpoint.password {
+    if let Some(password) = &credentials.password {
         login = login.set_password(password.expose());
     }
     login

@@ -18,6 +18,7 @@ mod dump;
 mod error;
 mod fence;
 mod info;
+mod login;
 mod outbox;
 mod posture;
 mod process;
@@ -30,6 +31,7 @@ pub use dump::Dumped;
 pub use error::{Error, GoneKind};
 pub use fence::{FenceBudgets, FenceOutcome, FenceReport};
 pub use info::{Flavor, Info, InfoError, LoadingProgress, ReplicaRow, ReplicaState, Role};
+pub use login::{Credentials, Login, Secret};
 pub use outbox::{InstanceEvent, Silence};
 pub use posture::{Commander, ScriptKill, SealReport};
 pub use process::{KillError, ProcRef, ProcessState, RunState};
@@ -67,37 +69,14 @@ impl fmt::Display for Target {
     }
 }
 
-/// A secret that `Debug` does not print.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a secret.
-    pub fn new(secret: impl Into<String>) -> Self {
-        Self(secret.into())
-    }
-
-    pub(crate) fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(hidden)")
-    }
-}
-
 /// Where an instance is and how to log in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Endpoint {
     /// Where it listens.
     pub target: Target,
-    /// ACL user; `None` is the default user.
-    pub username: Option<String>,
-    /// Password; `None` means no AUTH is sent.
-    pub password: Option<Secret>,
+    /// How to log in.
+    pub login: Login,
 }
 
 impl Endpoint {
@@ -113,14 +92,19 @@ impl Endpoint {
 
     /// An endpoint without credentials.
     pub fn new(target: Target) -> Self {
-        Self { target, username: None, password: None }
+        Self { target, login: Login::default() }
+    }
+
+    /// Elsewhere, by the same login.
+    #[must_use]
+    pub fn at(&self, target: Target) -> Self {
+        Self { target, login: self.login.clone() }
     }
 
     /// The same endpoint with credentials.
     #[must_use]
     pub fn with_credentials(mut self, username: Option<String>, password: Option<Secret>) -> Self {
-        self.username = username;
-        self.password = password;
+        self.login = Login::new(Credentials { username, password });
         self
     }
 }

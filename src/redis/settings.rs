@@ -59,8 +59,9 @@ fn wanted(endpoint: &Endpoint, settings: &Settings) -> Vec<Wanted> {
     let mut all: Vec<Wanted> =
         fixed.into_iter().map(|(name, value)| Wanted { name, value: value.to_owned(), remedy: SET_IN_FILE }).collect();
     let mut add = |name, value: String| all.push(Wanted { name, value, remedy: ALLOW_CONFIG });
-    if let Some(password) = &endpoint.password {
-        add("masteruser", endpoint.username.clone().unwrap_or_default());
+    let credentials = endpoint.login.get();
+    if let Some(password) = &credentials.password {
+        add("masteruser", credentials.username.clone().unwrap_or_default());
         add("masterauth", password.expose().to_owned());
     }
     if let Some(announce) = &settings.announce {

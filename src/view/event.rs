@@ -99,6 +99,27 @@ pub enum What {
     Decided(Noted),
     /// The agent was asked to stop (SIGTERM).
     Stopping,
+    /// The service manager said something of the instance's unit.
+    Unit {
+        /// The group.
+        group: GroupName,
+        /// What.
+        seen: super::UnitSight,
+    },
+    /// The instance's process is about to be stopped on purpose.
+    Releasing {
+        /// The group.
+        group: GroupName,
+    },
+    /// How the reign that this node had in an epoch ended, as its host or the instance's unit tell it.
+    Cause {
+        /// The group.
+        group: GroupName,
+        /// The epoch.
+        epoch: Epoch,
+        /// For people.
+        text: String,
+    },
     /// An operator's word for this host: drop the VIP and seal the instance now.
     FenceOrdered {
         /// The group.
@@ -228,6 +249,8 @@ pub enum Task {
     Kill,
     /// Stop a script that blocks the instance.
     ScriptKill,
+    /// Have the service manager start the instance's failed unit.
+    Start,
     /// Save the detached instance's diverged data (S11).
     Quarantine,
     /// Seal another node's instance over the network (S8).

@@ -36,7 +36,7 @@ impl Faults {
 
 impl Why {
     fn is_fault(self) -> bool {
-        !matches!(self, Why::FirstStart | Why::Operator | Why::Shutdown)
+        !matches!(self, Why::FirstStart | Why::Operator | Why::Shutdown | Why::InstanceStopped)
     }
 }
 

@@ -58,6 +58,9 @@ impl View {
                 }
                 self.urgent = true;
             }
+            What::Unit { group, seen } => self.fold_unit(&group, seen),
+            What::Releasing { group } => self.fold_releasing(&group),
+            What::Cause { group, epoch, text } => self.fold_cause(&group, epoch, text),
             What::FenceOrdered { group } => {
                 // Where no primary is nothing is served, and what stands there all the same is taken down anyway.
                 let own = self.group(&group).filter(|found| found.primary_node() == Some(self.me));
@@ -257,6 +260,7 @@ impl View {
         let Some(seat) = self.seats.get_mut(name) else { return };
         let restarted = seat.instance.run_id().is_some_and(|known| *known != info.run_id);
         if restarted {
+            seat.instance.unit.releasing = None;
             seat.instance.posture = Posture::Unknown;
             seat.instance.tuned = None;
             seat.membership.report = None;
@@ -341,6 +345,7 @@ impl View {
                 seat.instance.posture = Posture::Unknown;
             }
             (Task::ScriptKill, _) => seat.instance.script_killed = true,
+            (Task::Start, Outcome::Failed { .. }) => seat.instance.unit.note_start_failed(now),
             (task, Outcome::Done { info, clean }) => self.fold_task_done(name, task, epoch, info, clean),
             _ => {}
         }

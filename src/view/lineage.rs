@@ -117,6 +117,7 @@ impl View {
         local.lineage = lineage.map(|epoch| Lineage { run_id: info.run_id.clone(), epoch });
         let voided = local.voided.as_ref() == Some(&info.run_id);
         let evidence = self.evidence(name, &info);
+        let stopping = self.leaving_since(name).is_some();
         if let Some(seat) = self.seats.get_mut(name) {
             seat.instance.posture = Posture::Sealed;
             seat.membership.report = Some(Report {
@@ -128,7 +129,7 @@ impl View {
                 replid: info.replid,
                 keys: info.keys,
                 voided,
-                stopping: self.stopping.is_some(),
+                stopping,
                 evidence,
             });
         }

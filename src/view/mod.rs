@@ -21,6 +21,7 @@ mod lineage;
 mod moment;
 mod seat;
 mod settle;
+mod unit;
 
 pub use diverge::loss_text;
 pub use event::{
@@ -32,6 +33,7 @@ pub use holder::Word;
 pub use moment::Moment;
 pub use seat::{Condition, Instance, Lease, Membership, Posture, Promise, Seat, VipState};
 pub use settle::FollowTarget;
+pub use unit::{Unit, UnitSight};
 
 use crate::cluster::{Epoch, Group, GroupName, Local, NodeId, RunId, State, Why};
 use std::collections::{BTreeMap, BTreeSet};

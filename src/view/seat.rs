@@ -5,6 +5,7 @@ use super::event::{Health, Info, Outcome, Renewal, Report, Task};
 use super::flap::Faults;
 use super::holder::Word;
 use super::moment::Moment;
+use super::unit::Unit;
 use crate::cluster::{Epoch, GroupName, Guardians, NodeId, Offset, RunId, Version, Why};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -193,6 +194,8 @@ pub struct Instance {
     pub tuned: Option<(RunId, u32)>,
     /// A script was stopped once in this spell of BUSY.
     pub script_killed: bool,
+    /// Its systemd unit.
+    pub unit: Unit,
 }
 
 impl Instance {

@@ -24,6 +24,7 @@ pub(crate) const TABLE: &[(&str, u8, Option<&[&str]>)] = &[
     ("sentinel", 3, Some(&["cluster", "view", "resp"])),
     ("http", 3, Some(&["cluster", "view"])),
     ("ctl", 3, Some(&["cluster", "view", "decide"])),
+    ("setup", 3, Some(&["config", "wire", "ctl"])),
     ("agent", 4, None),
     ("main", 5, None),
     ("lib", 5, None),

@@ -203,7 +203,7 @@ impl World {
         let (host, guarantee) = (host_of(successor), change.guarantee);
         let barred = old.members.get(&successor).is_none_or(|member| member.priority == 0);
         let never = barred || self.hosts[host].policy.groups.get(name).is_none_or(|group| group.priority == 0);
-        let planned = matches!(change.why, Why::Operator | Why::Shutdown);
+        let planned = change.why.planned();
         // A change of guardians may begin between the leader's count and this commit: until the primary has said that it
         // renews under both, every lease is the old majority's.
         let both = before.guardians.renewed.contains(name);
@@ -293,7 +293,7 @@ impl World {
     }
 
     fn cover(&mut self, from: Option<NodeId>, to: NodeId, why: Option<Why>, guarantee: Guarantee) {
-        let planned = matches!(why, Some(Why::Operator | Why::Shutdown));
+        let planned = why.is_some_and(Why::planned);
         match from {
             Some(from) if from != to && planned => self.covered.switchovers += 1,
             Some(from) if from != to => self.covered.failovers += 1,

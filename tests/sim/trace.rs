@@ -28,6 +28,7 @@ pub fn group_of(action: &Action) -> Option<&mainstay::cluster::GroupName> {
         | Action::Quarantine { group, .. }
         | Action::Kill { group }
         | Action::ScriptKill { group }
+        | Action::Start { group }
         | Action::SealRemote { group, .. }
         | Action::HoldVip { group, .. }
         | Action::DropVip { group } => Some(group),
@@ -95,6 +96,7 @@ pub fn action(action: &Action) -> String {
         Action::Quarantine { .. } => "save diverged data".to_owned(),
         Action::Kill { .. } => "kill".to_owned(),
         Action::ScriptKill { .. } => "script kill".to_owned(),
+        Action::Start { .. } => "start the unit".to_owned(),
         Action::SealRemote { epoch, address, .. } => format!("seal {address} remotely for {epoch}"),
         Action::DropVip { .. } => "drop the VIP".to_owned(),
         Action::Exit => "exit".to_owned(),

@@ -105,6 +105,7 @@ fn state() -> State {
         group.followers.insert(NodeId(node), Follower { since: Version(18), run_id, leaving: None });
     }
     group.history.push_back(Change {
+        cause: None,
         epoch: Epoch(3),
         from: Some(NodeId(2)),
         to: NodeId(1),

@@ -4,7 +4,8 @@ use super::fixture;
 use crate::cluster::{Epoch, GroupName};
 use crate::ctl::exit::{Code, Failure};
 use crate::ctl::protocol::{
-    Done, GroupDone, MAX_RESPONSE, MembersReport, RefusalKind, Refused, Request, Response, Switched, to_line,
+    Done, GroupDone, GroupHistory, MAX_RESPONSE, MembersReport, RefusalKind, Refused, Request, Response, Switched,
+    to_line,
 };
 use proptest::prelude::*;
 use std::time::Duration;
@@ -21,6 +22,8 @@ fn requests() -> impl Strategy<Value = Request> {
             Request::Pause { group, length: ms.map(Duration::from_millis), reason }
         }),
         group().prop_map(|group| Request::Resume { group }),
+        group().prop_map(|group| Request::History { group }),
+        (group(), proptest::option::of(".{0,20}")).prop_map(|(group, unit)| Request::Release { group, unit }),
     ]
 }
 
@@ -67,11 +70,14 @@ fn answers_come_back_the_same() {
         note: String::new(),
     };
     let report = fixture::learner().report();
+    let changes: Vec<_> = report.groups.iter().flat_map(|group| group.changes.clone()).collect();
+    assert!(!changes.is_empty(), "the fixture has a history");
     let members = MembersReport { leader: None, term: 3, nodes: report.nodes.clone() };
     let groups = vec![GroupDone { group: GroupName::from("g"), text: "sealed".to_owned() }];
     let answers = [
         Response::Status(Box::new(report)),
         Response::Members(members),
+        Response::History { groups: vec![GroupHistory { group: GroupName::from("g"), changes }] },
         Response::said("done"),
         Response::Done(Done::Switched(switched)),
         Response::Done(Done::Fenced { groups }),

@@ -1,0 +1,190 @@
+//! The instance's unit: which one is installed, how it starts, and the drop-in that has it start sealed.
+//!
+//! The drop-in repeats the unit's own command and adds to it, so that whatever `CONFIG REWRITE` or an upgrade of the
+//! package puts into the instance's config is overruled by the command line (S6). The settings lie in a file of their
+//! own that the command line includes: the package's config stays as it is.
+
+use super::SetupError;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The units that Debian ships.
+const UNITS: [&str; 2] = ["redis-server.service", "valkey-server.service"];
+/// Where unit files lie, the ones that rule first.
+const UNIT_DIRS: [&str; 4] =
+    ["etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
+/// No unit file is larger.
+const MAX_UNIT: u64 = 64 * 1024;
+
+/// What is known of the instance's unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unit {
+    /// Its name.
+    pub(super) name: String,
+    /// Its command.
+    pub(super) exec: String,
+    /// The group that may read the instance's settings.
+    pub(super) group: String,
+    /// Its settings, as mainstay wants them; absolute.
+    pub(super) settings: PathBuf,
+    /// Its own config; absolute.
+    pub(super) config: PathBuf,
+}
+
+/// The unit by name, or the one that is installed.
+pub(super) fn find(root: &Path, wanted: Option<&str>) -> Result<Unit, SetupError> {
+    let remedy = "install redis-server or valkey-server, or name the unit with --redis-unit; --witness for none";
+    let names: Vec<&str> = match wanted {
+        Some(name) => vec![name],
+        None => UNITS.into_iter().filter(|name| unit_file(root, name).is_some()).collect(),
+    };
+    let name = match names.as_slice() {
+        [name] => *name,
+        [] => return Err(SetupError::wanted("no unit of Redis or Valkey is installed on this host", remedy)),
+        several => {
+            let what = format!("{} are installed on this host", several.join(" and "));
+            return Err(SetupError::wanted(what, "name the one to use with --redis-unit"));
+        }
+    };
+    let path = unit_file(root, name)
+        .ok_or_else(|| SetupError::wanted(format!("there is no unit file of {name} on this host"), remedy))?;
+    let size = fs::metadata(&path).map(|meta| meta.len());
+    let text = size.and_then(|size| if size > MAX_UNIT { Ok(String::new()) } else { fs::read_to_string(&path) });
+    let text = text.map_err(|source| SetupError::Io { path: path.clone(), what: "reading the unit", source })?;
+    understand(name, &text).ok_or_else(|| {
+        let what = format!("{}: its ExecStart= names no server with a config file", path.display());
+        SetupError::wanted(what, "start it as ExecStart=SERVER CONFIG ..., or use another unit")
+    })
+}
+
+fn unit_file(root: &Path, name: &str) -> Option<PathBuf> {
+    UNIT_DIRS.iter().map(|dir| root.join(dir).join(name)).find(|path| path.is_file())
+}
+
+fn understand(name: &str, text: &str) -> Option<Unit> {
+    let value = |key: &str| {
+        let lines = text.lines().filter_map(|line| line.trim().strip_prefix(key)?.trim_start().strip_prefix('='));
+        lines.map(str::trim).filter(|value| !value.is_empty()).next_back()
+    };
+    let exec = value("ExecStart")?;
+    if exec.ends_with('\\') {
+        return None;
+    }
+    let config = exec.split_whitespace().skip(1).find(|word| word.starts_with('/') && word.ends_with(".conf"))?;
+    let settings = Path::new(config).parent()?.join("mainstay.conf");
+    let user = value("Group").or(value("User")).unwrap_or("root");
+    let config = PathBuf::from(config);
+    Some(Unit { name: name.to_owned(), exec: exec.to_owned(), group: user.to_owned(), settings, config })
+}
+
+impl Unit {
+    /// Whether the instance's own config has an access list for the default user, as `CONFIG REWRITE` leaves one: read
+    /// after everything else, it rules over any password.
+    pub(super) fn has_access_list(&self, root: &Path) -> bool {
+        let text = fs::read_to_string(super::plan::below(root, &self.config)).unwrap_or_default();
+        text.lines().any(|line| line.trim_start().starts_with("user default "))
+    }
+
+    /// Where the drop-in lies.
+    pub(super) fn drop_in_path(&self) -> PathBuf {
+        Path::new("/etc/systemd/system").join(format!("{}.d", self.name)).join("mainstay.conf")
+    }
+
+    /// The drop-in.
+    pub(super) fn drop_in(&self) -> String {
+        let (name, exec, settings) = (&self.name, &self.exec, self.settings.display());
+        format!(
+            "# Written by `mainstay init`; `mainstay init --remove` takes it back.\n\
+             \n\
+             [Unit]\n\
+             # However often it crashes, it is wanted back; meanwhile another instance is the primary.\n\
+             StartLimitIntervalSec=0\n\
+             # Started before the agent and stopped after it: when the host goes down, the agent hands over first.\n\
+             Before=mainstay.service\n\
+             \n\
+             [Service]\n\
+             # A replica of nowhere, whatever the config says: read-only and detached until the agents have agreed on a\n\
+             # primary. An instance that crashed and comes back empty can wipe nobody.\n\
+             ExecStart=\n\
+             ExecStart={exec} --include {settings} --replicaof 127.0.0.1 1 --replica-read-only yes\n\
+             # A primary hands over before it stops, within ten seconds; without an agent this does nothing.\n\
+             ExecStop=\n\
+             ExecStop=-+/usr/bin/mainstay release --unit {name}\n\
+             Restart=always\n\
+             RestartSec=250ms\n"
+        )
+    }
+
+    /// The settings.
+    pub(super) fn settings(&self, bind: &str, password: Option<&str>) -> String {
+        let access = match password {
+            Some(password) => {
+                let quoted = quoted(password);
+                format!("requirepass {quoted}\nmasterauth {quoted}\n")
+            }
+            None => "# No password: whoever reaches it may do everything.\nprotected-mode no\n".to_owned(),
+        };
+        format!(
+            "# Written by `mainstay init`; `mainstay init --remove` takes it back.\n\
+             # Read after the instance's own config, and rules over it.\n\
+             \n\
+             # Its host's addresses, and the VIP when it comes.\n\
+             bind {bind}\n\
+             {access}\n\
+             # To the journal: a failover's reason quotes the last lines.\n\
+             logfile \"\"\n\
+             \n\
+             # Until the agent runs: a sealed instance takes no write, keeps what it holds, and loads a full\n\
+             # resynchronisation from disk, so that one that is cut short does not pass for data.\n\
+             replica-read-only yes\n\
+             replica-ignore-maxmemory yes\n\
+             repl-diskless-load disabled\n\
+             repl-diskless-sync-delay 0\n\
+             min-replicas-max-lag 1\n"
+        )
+    }
+}
+
+/// As the instance's config reads it.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEBIAN: &str = "[Unit]\nDescription=Advanced key-value store\n\n[Service]\nType=notify\n\
+        ExecStart=/usr/bin/redis-server /etc/redis/redis.conf --supervised systemd --daemonize no\n\
+        User=redis\nGroup=redis\nRestart=always\n";
+
+    #[test]
+    fn the_units_own_command_is_kept_and_overruled() {
+        let unit = understand("redis-server.service", DEBIAN).expect("understood");
+        assert_eq!(unit.settings, Path::new("/etc/redis/mainstay.conf"));
+        assert_eq!(unit.group, "redis");
+        let text = unit.drop_in();
+        let exec = "ExecStart=\nExecStart=/usr/bin/redis-server /etc/redis/redis.conf --supervised systemd --daemonize no \
+                    --include /etc/redis/mainstay.conf --replicaof 127.0.0.1 1 --replica-read-only yes\n";
+        assert!(text.contains(exec), "{text}");
+        assert!(text.contains("ExecStop=\nExecStop=-+/usr/bin/mainstay release --unit redis-server.service\n"));
+    }
+
+    #[test]
+    fn a_command_without_a_config_is_not_guessed_at() {
+        assert_eq!(understand("x.service", "[Service]\nExecStart=/usr/bin/redis-server --port 6379\n"), None);
+        assert_eq!(understand("x.service", "[Service]\nUser=redis\n"), None);
+        assert_eq!(
+            understand("x.service", "[Service]\nExecStart=/usr/bin/redis-server /etc/r.conf \\\n --port 1\n"),
+            None
+        );
+    }
+
+    #[test]
+    fn a_password_survives_the_configs_own_quotes() {
+        let unit = understand("redis-server.service", DEBIAN).expect("understood");
+        let text = unit.settings("* -::*", Some("a\"b\\c"));
+        assert!(text.contains("requirepass \"a\\\"b\\\\c\"\nmasterauth \"a\\\"b\\\\c\"\n"), "{text}");
+        assert!(unit.settings("* -::*", None).contains("protected-mode no"));
+    }
+}
