@@ -168,9 +168,9 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
         config: PathBuf,
     },
-    /// Write this host's config, key, Redis settings and drop-in; asks for what is not given
+    /// Write config, key, Redis settings and drop-in of this host, or remove them
     Init(Box<setup::InitArgs>),
-    /// Show what happened: this host's journal, or the replicated history of changes where there is none
+    /// Show what happened, from this host's journal or the replicated history
     Events {
         /// Only this group
         #[arg(long, value_name = "GROUP")]
@@ -187,7 +187,7 @@ enum Command {
         #[command(flatten)]
         socket: SocketArgs,
     },
-    /// Hand over what an instance of this host serves, because its process is about to be stopped (for ExecStop)
+    /// Hand over what an instance serves before it is stopped (for ExecStop)
     Release {
         /// The instance's group; else every group of this host
         #[arg(long, value_name = "GROUP")]

@@ -21,7 +21,10 @@ use support::{Agent, Namespace, Redis, config, mainstay, run, wait};
 use tempfile::TempDir;
 
 /// The commands of this stage; a name that is not built must not be there.
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 15] = [
+    "events",
+    "init",
+    "release",
     "bootstrap",
     "failover",
     "join",

@@ -32,6 +32,46 @@ fn the_readme_has_the_readers_own_table_of_settings() {
     }
 }
 
+#[test]
+fn the_message_catalog_is_the_programs_own() {
+    const CATALOG: &str = "systemd/mainstay.catalog";
+    let wanted = mainstay::ctl::catalog::render();
+    if std::env::var_os("UPDATE_CATALOG").is_some() {
+        std::fs::write(root().join(CATALOG), wanted).expect("it is written");
+    } else {
+        assert_eq!(read(CATALOG), wanted, "UPDATE_CATALOG=1 cargo nextest run --test docs rewrites it");
+    }
+}
+
+/// Every id that the source logs by is in the catalog, and every one of the catalog is logged by.
+#[test]
+fn every_event_that_is_logged_is_in_the_catalog() {
+    let mut source = String::new();
+    let mut folders = vec![root().join("src/agent")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => source.push_str(&std::fs::read_to_string(path).expect("a source file")),
+            }
+        }
+    }
+    let catalog = read("src/ctl/catalog.rs");
+    let names: Vec<&str> = catalog
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub const ")?.split_once(": &str").map(|(name, _)| name))
+        .collect();
+    assert_eq!(names.len(), mainstay::ctl::catalog::CATALOG.len());
+    for name in names {
+        assert!(source.contains(name), "{name} is never logged");
+    }
+    for (at, _) in source.match_indices("message_id = ") {
+        let value: String = source[at + 13..].chars().take_while(|c| !matches!(c, ',' | ')')).collect();
+        assert!(!value.contains('"'), "message_id = {value}: ids are named in the catalog");
+    }
+}
+
 /// The first block between fences of `kind`.
 fn block(text: &str, kind: &str) -> String {
     let open = format!("```{kind}\n");

@@ -49,7 +49,13 @@ impl Since {
 
 /// Compares, and records this boot.
 pub(super) fn since(dir: &Path) -> Since {
-    let boot = clock::boot_id();
+    let boot = match clock::boot_id() {
+        Ok(boot) => boot,
+        Err(error) => {
+            tracing::warn!(error = %error, "whether the host was booted cannot be told");
+            return Since::First;
+        }
+    };
     let path = dir.join(FILE);
     let before = fs::read_to_string(&path);
     let since = match &before {

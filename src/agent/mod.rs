@@ -293,11 +293,7 @@ impl Agent {
                     Some(what) = self.incoming.recv() => what,
                     () = tokio::time::sleep_until(due) => What::Tick { unix_ms: clock::unix_ms() },
                     heard = signals.next() => match heard {
-                        Heard::Stop => {
-                            tracing::info!(message_id = catalog::AGENT_STOPPING, "asked to stop");
-                            self.notifier.stopping();
-                            What::Stopping
-                        }
+                        Heard::Stop => self.asked_to_stop(),
                         Heard::Reload => {
                             self.begin_reload(&reload);
                             continue;
@@ -348,6 +344,12 @@ impl Agent {
         }
         self.hand_leadership_over().await;
         Ok(Ended::Stopped)
+    }
+
+    fn asked_to_stop(&mut self) -> What {
+        tracing::info!(message_id = catalog::AGENT_STOPPING, "asked to stop");
+        self.notifier.stopping();
+        What::Stopping
     }
 
     /// S1: the loop wakes at the end of a lease; when its regular message is due; and after a while in any case, for what

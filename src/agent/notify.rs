@@ -20,6 +20,7 @@ const QUEUE: usize = 16;
 /// What is to be said.
 enum Word {
     Ready,
+    Reloading,
     Stopping,
     Status(String),
     Watchdog,
@@ -50,10 +51,7 @@ impl Notifier {
 
     /// The config is being read again; [`ready`](Self::ready) says that it was.
     pub(super) fn reloading(&mut self) {
-        match NotifyState::monotonic_usec_now() {
-            Ok(now) => send(&[NotifyState::Reloading, now]),
-            Err(error) => tracing::debug!(error = %error, "no clock to tell systemd of a reload by"),
-        }
+        self.say(Word::Reloading);
     }
 
     /// The agent was asked to stop.
@@ -107,13 +105,17 @@ fn speaker() -> Option<SyncSender<Word>> {
     let thread = std::thread::Builder::new().name("notify".into()).stack_size(64 * 1024);
     let started = thread.spawn(move || {
         for word in spoken {
+            // A manager that knows of reloads waits for one that began after it asked.
+            let begun = NotifyState::monotonic_usec_now().ok().filter(|_| matches!(word, Word::Reloading));
             let state = match &word {
+                Word::Reloading => NotifyState::Reloading,
                 Word::Ready => NotifyState::Ready,
                 Word::Stopping => NotifyState::Stopping,
                 Word::Status(line) => NotifyState::Status(line),
                 Word::Watchdog => NotifyState::Watchdog,
             };
-            if let Err(error) = sd_notify::notify(&[state]) {
+            let states: Vec<NotifyState<'_>> = [Some(state), begun].into_iter().flatten().collect();
+            if let Err(error) = sd_notify::notify(&states) {
                 tracing::debug!(error = %error, "systemd could not be told");
             }
         }

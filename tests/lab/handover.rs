@@ -94,6 +94,51 @@ fn stopping_the_primarys_agent_loses_nothing() {
     });
 }
 
+/// What a unit's `ExecStop` does, twice: on the primary, then on the replica that it has become.
+#[test]
+fn an_instance_that_is_stopped_hands_over_first_and_loses_nothing() {
+    in_lab(|| {
+        let c = Cluster::start(Options::new(2).with_witnesses(1));
+        let old = c.wait_healthy(secs(40));
+        let load = c.load().with(c.write_vip(WriterOptions::bulk()));
+        std::thread::sleep(secs(1));
+        let cut = Instant::now();
+        let output = c.mainstay(old, &["release"]);
+        let released = cut.elapsed();
+        assert!(output.status.success(), "{output:?}");
+        let new = c.wait_primary(secs(1));
+        assert_ne!(new, old, "{output:?}");
+        assert!(c.host(old).redis().stop(secs(10)), "it had to be killed");
+        std::thread::sleep(secs(1));
+        c.host(old).redis().release();
+        assert_eq!(c.wait_steady(secs(40)), new, "it was left alone");
+        let switched = Instant::now();
+
+        let output = c.mainstay(old, &["release"]);
+        assert!(output.status.success(), "{output:?}");
+        assert!(c.host(old).redis().stop(secs(10)), "it had to be killed");
+        std::thread::sleep(secs(1));
+        c.host(old).redis().release();
+        assert_eq!(c.wait_steady(secs(40)), new, "a replica that stops changes no primary");
+        let history = load.stop();
+        assert!(history.two_servers().is_empty(), "{:#?}", history.two_servers());
+        let lost = c.lost(&history, new);
+        let vip = history.by("vip");
+        println!(
+            "FIGURE instance stopped: released after {released:?}; gap on the primary {:?}, on the replica {:?}; {} writes \
+             acknowledged, {} lost",
+            vip.gap(cut..switched),
+            vip.gap(switched..Instant::now()),
+            history.acked(),
+            lost.len()
+        );
+        assert!(lost.is_empty(), "{} lost, first {:?}", lost.len(), lost.first());
+        let status = c.status(new).expect("a status");
+        let change = &status["groups"][0]["changes"][0];
+        assert!(change["why"].as_str().is_some_and(|why| why.contains("stopped on purpose")), "{change}");
+    });
+}
+
 /// The successor stands still: the old primary goes on, or serves again, and nothing is lost either way.
 #[test]
 fn a_successor_that_lags_is_not_waited_for() {

@@ -7,5 +7,6 @@ mod ci;
 mod journal;
 mod lapsed;
 mod notify;
+mod reload;
 mod support;
 mod unread;

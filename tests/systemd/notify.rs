@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use crate::support::{BOUND, free_port, start, write_config};
 
 /// Everything said until `enough` holds.
-fn hear(socket: &UnixDatagram, said: &mut Vec<String>, enough: impl Fn(&[String]) -> bool) {
+pub fn hear(socket: &UnixDatagram, said: &mut Vec<String>, enough: impl Fn(&[String]) -> bool) {
     let begun = Instant::now();
     let mut buffer = [0; 4096];
     while !enough(said) {
