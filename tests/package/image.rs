@@ -94,7 +94,10 @@ fn mirror() -> String {
 
 /// A repository of `debs` and of the image's packages, made as the documentation says.
 pub fn repository(image: &Image, debs: &[&Path], at: &Path) {
-    let _ = std::fs::remove_dir_all(at);
+    // Emptied and not removed: containers that run see this very folder.
+    for old in std::fs::read_dir(at).into_iter().flatten().flatten() {
+        std::fs::remove_file(old.path()).expect("an old package");
+    }
     let mut command = Command::new("sh");
     command.arg(crate::lab::root().join("packaging/apt-repository.sh")).arg(at).args(debs);
     let archives = std::fs::read_dir(&image.archives).expect("the packages").flatten().map(|entry| entry.path());

@@ -200,7 +200,7 @@ impl Machine {
         };
         let mut command = Command::new("nsenter");
         command
-            .args(["--target", &leader, "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd=/", "sh", "-c"])
+            .args(["--target", &leader, "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wdns=/", "sh", "-c"])
             .arg(line)
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")

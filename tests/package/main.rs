@@ -18,6 +18,7 @@ mod resp;
 #[path = "../lab/writer.rs"]
 mod writer;
 
+mod arrive;
 mod deb;
 mod hub;
 mod image;

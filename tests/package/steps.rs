@@ -1,87 +1,23 @@
-//! The steps of the story, in the order in which they happen to a user.
+//! What happens to hosts that have it installed, in the order of the story.
 
 use std::time::{Duration, Instant};
 
 use crate::deb::{NEWER, version};
 use crate::hub::{VIP, service};
 use crate::lab::{ms, secs, wait_for};
-use crate::setup;
 use crate::story::{Price, Story};
-use crate::trio::{SOURCE, Trio};
-
-/// Boot, installation, configuration, start.
-pub fn arrive(story: &mut Story) {
-    let booted = story.trio.all_on();
-    story.say("boot", format!("three containers in {} ms", booted.as_millis()));
-    story.trio.everywhere(SOURCE);
-    installing_changes_nothing(story);
-    let begun = Instant::now();
-    let server = story.trio.release.server;
-    story.trio.everywhere(&format!("apt-get -q install -y mainstay {server}"));
-    let installed = begun.elapsed();
-    setup::write(&mut story.trio);
-    story.trio.everywhere("systemctl enable --now mainstay");
-    let primary = wait_for("service at the floating address", secs(60), || story.trio.primary_now());
-    let serving = begun.elapsed();
-    story.trio.wait_healthy(secs(60));
-    let healthy = begun.elapsed();
-    assert_eq!(story.trio.vip_holders(), [primary]);
-    story.say(
-        "install, set up, start",
-        format!(
-            "apt {} ms, n{primary} serves after {} ms, healthy after {} ms",
-            installed.as_millis(),
-            serving.as_millis(),
-            healthy.as_millis()
-        ),
-    );
-    footprint(story, primary);
-}
-
-/// On a host with a Redis at work: the package comes, Redis notices nothing, and nothing runs.
-fn installing_changes_nothing(story: &mut Story) {
-    let server = story.trio.release.server;
-    let machine = story.trio.of(1);
-    machine.sh(&format!("apt-get -q install -y {server}"));
-    let look = format!(
-        "systemctl show -p MainPID -p ActiveState {server}; find /etc/redis /etc/valkey -type f 2>/dev/null | sort | \
-         xargs sha256sum; ls /etc/systemd/system /etc/systemd/system/*.d 2>/dev/null"
-    );
-    let before = machine.sh(&look);
-    assert!(before.contains("ActiveState=active"), "{before}");
-    machine.sh("apt-get -q install -y /srv/mainstay/mainstay_*.deb");
-    assert_eq!(machine.sh(&look), before, "installing changed something of Redis");
-    assert_eq!(machine.sh("systemctl is-enabled mainstay || true"), "disabled");
-    assert_eq!(machine.sh("systemctl is-active mainstay || true"), "inactive");
-    assert_eq!(machine.sh("stat -c '%U:%G %a' /etc/mainstay"), "root:mainstay 750");
-    // The example is no config: the agent says so once, and is not started again and again.
-    assert!(!machine.holds("systemctl start mainstay"));
-    let state = machine.sh("systemctl show -p NRestarts -p ExecMainStatus mainstay");
-    assert_eq!(state, "NRestarts=0\nExecMainStatus=78", "the example started");
-    let said = machine.sh("journalctl -q --no-pager -u mainstay -o cat");
-    assert!(said.contains("/etc/mainstay/mainstay.toml"), "{said}");
-    machine.sh("systemctl reset-failed mainstay");
-    machine.sh("apt-get -q install -y --reinstall mainstay");
-}
-
-fn footprint(story: &mut Story, primary: u8) {
-    let machine = story.trio.of(primary);
-    let rss = machine.sh("ps -o rss= -p $(systemctl show -p MainPID --value mainstay)");
-    let size = machine.sh("dpkg-query -W -f '${Installed-Size}' mainstay");
-    let how = machine.sh("chrt -p $(systemctl show -p MainPID --value mainstay) | tr '\\n' ' '");
-    let score = machine.sh("systemd-analyze security mainstay --no-pager | tail -n 1");
-    assert!(how.contains("SCHED_RR"), "{how}");
-    let (rss, size): (u64, u64) = (rss.trim().parse().expect("kB"), size.trim().parse().expect("kB"));
-    assert!(rss < 32_000, "the agent holds {rss} kB");
-    story.say("footprint", format!("RSS {rss} kB, installed {size} kB, {}", score.trim_start_matches(['→', ' '])));
-}
+use crate::trio::Trio;
 
 /// What breaks by itself.
 pub fn faults(story: &mut Story) {
     let server = story.trio.release.server;
     story.step("redis killed", &Price::fault(secs(3)), |trio, primary| {
         trio.of(primary).sh(&format!("systemctl kill -s KILL {server}"));
-        trio.wait_new_primary(primary, secs(10));
+        let now = trio.wait_new_primary(primary, secs(10));
+        wait_for("cause in the history", secs(10), || match cause(trio, now) {
+            text if text.contains("SIGKILL") => Ok(()),
+            other => Err(other),
+        });
         String::new()
     });
     story.step("agent killed", &Price::planned(ms(300), 0), |trio, primary| {
@@ -98,6 +34,12 @@ pub fn faults(story: &mut Story) {
         assert_ne!(watchdog, "0");
         format!("the watchdog has it back after {} ms", back.as_millis())
     });
+}
+
+/// Why the primary last changed, as a machine's agent tells it.
+fn cause(trio: &Trio, no: u8) -> String {
+    let status = trio.status(no).unwrap_or_default();
+    status["groups"][0]["changes"][0]["cause"].as_str().unwrap_or_default().to_owned()
 }
 
 fn main_pid(trio: &Trio, no: u8) -> String {
@@ -124,6 +66,7 @@ pub fn planned(story: &mut Story) {
         trio.of(primary).sh("systemctl start mainstay");
         format!("the stop took {} ms", took.as_millis())
     });
+    redis_restarted(story);
     upgrade(story);
     downgrade(story);
     story.step("host switched off and on", &Price::planned(secs(1), 1), |trio, primary| {
@@ -132,6 +75,42 @@ pub fn planned(story: &mut Story) {
         trio.of(primary).booted();
         format!("off in {} ms", took.as_millis())
     });
+}
+
+/// Redis itself is restarted, or stopped for a while: by somebody who need not know that there is an agent.
+fn redis_restarted(story: &mut Story) {
+    let server = story.trio.release.server;
+    story.step("redis restarted", &Price::planned(secs(1), 1), |trio, primary| {
+        let begun = Instant::now();
+        trio.of(primary).sh(&format!("systemctl restart {server}"));
+        format!("the restart took {} ms", begun.elapsed().as_millis())
+    });
+    story.step("replica stopped on purpose", &Price::planned(ms(500), 0), |trio, primary| {
+        let replica = trio.of(other(primary));
+        replica.sh(&format!("systemctl stop {server}"));
+        std::thread::sleep(secs(3));
+        assert_eq!(replica.sh(&format!("systemctl is-active {server} || true")), "inactive", "it was fought");
+        replica.sh(&format!("systemctl start {server}"));
+        String::new()
+    });
+    story.step("replica hangs", &Price::planned(ms(500), 0), |trio, primary| {
+        let replica = trio.of(other(primary));
+        let pid = format!("systemctl show -p MainPID --value {server}");
+        let before = replica.sh(&pid);
+        let begun = Instant::now();
+        replica.sh(&format!("systemctl kill -s STOP {server}"));
+        // The agent may neither kill nor start it, and has it done.
+        wait_for("another process", secs(20), || match replica.sh(&pid) {
+            now if now == before || now == "0" => Err(now),
+            _ => Ok(()),
+        });
+        format!("killed and started again after {} ms", begun.elapsed().as_millis())
+    });
+}
+
+/// A machine that is not this one.
+fn other(no: u8) -> u8 {
+    no % 3 + 1
 }
 
 fn upgrade(story: &mut Story) {
@@ -206,7 +185,7 @@ pub fn surroundings(story: &mut Story) {
         String::new()
     });
     story.step("interface that comes late", &Price::planned(secs(1), 1), |trio, primary| {
-        let late = (1..=3).find(|no| *no != primary).expect("another");
+        let late = other(primary);
         let machine = trio.of(late);
         machine.sh("sed -i 's/^interface = .*/interface = \"late0\"/' /etc/mainstay/mainstay.toml");
         machine.sh("systemctl restart mainstay");
@@ -220,21 +199,40 @@ pub fn surroundings(story: &mut Story) {
     });
 }
 
-/// The package goes, and Redis stays.
+/// What an operator reads: the journal with the catalog's words, the history, and what the notify command was told.
+pub fn words(story: &mut Story) {
+    let primary = story.trio.wait_healthy(secs(30));
+    let machine = story.trio.of(primary);
+    let explained = machine.sh("journalctl -q --no-pager -x -t mainstay -n 400 | grep '^░░' | sort -u | wc -l");
+    assert_ne!(explained, "0", "no message is explained by the catalog");
+    let events = machine.sh("mainstay events");
+    assert!(events.contains("primary is"), "{events}");
+    let told = machine.sh("journalctl -q --no-pager -o cat -u 'mainstay-notify@*'");
+    assert!(told.contains("\"group\""), "the notify command was told nothing: {told}");
+    assert!(told.contains("CapEff:\t0000000000000000"), "{told}");
+    story.say("words", format!("{explained} explaining lines in the journal, {} events", events.lines().count()));
+}
+
+/// The package goes, and Redis stays, with its data and as its own package has it.
 pub fn leave(story: &mut Story) {
     let server = story.trio.release.server;
     let primary = story.trio.wait_healthy(secs(30));
-    let gone = (1..=3).find(|no| *no != primary).expect("another");
-    let machine = story.trio.of(gone);
-    let pid = machine.sh(&format!("systemctl show -p MainPID --value {server}"));
+    let machine = story.trio.of(other(primary));
+    let pid = format!("systemctl show -p MainPID --value {server}");
+    let before = machine.sh(&pid);
     machine.sh("apt-get -q purge -y mainstay");
-    assert_eq!(machine.sh(&format!("systemctl show -p MainPID --value {server}")), pid, "Redis was restarted");
+    assert_eq!(machine.sh(&pid), before, "Redis was restarted");
     let left = machine.sh(
-        "ls -d /etc/mainstay /var/lib/mainstay /run/mainstay* /etc/systemd/system/*/*mainstay* 2>/dev/null; \
-         systemctl list-unit-files --no-legend 'mainstay*'; systemctl list-units --all --no-legend 'mainstay*'; \
-         grep -rl mainstay /etc/redis /etc/valkey 2>/dev/null; dpkg -l mainstay 2>/dev/null | grep -c ^ii; true",
+        "ls -d /etc/mainstay /var/lib/mainstay /run/mainstay* /etc/systemd/system/*/*mainstay* /usr/bin/mainstay \
+         2>/dev/null; systemctl list-unit-files --no-legend 'mainstay*'; \
+         systemctl list-units --all --no-legend 'mainstay*'; grep -rl mainstay /etc/redis /etc/valkey 2>/dev/null; true",
     );
-    assert_eq!(left, "0", "left behind");
+    assert_eq!(left, "", "left behind");
     assert!(story.trio.client(service()).is_ok(), "the others go on");
-    story.say("purge", "nothing of it left, Redis is the same process".to_owned());
+    machine.sh(&format!("systemctl restart {server}"));
+    let cli = if server == "valkey-server" { "valkey-cli" } else { "redis-cli" };
+    let alone = machine.sh(&format!("{cli} info replication | grep ^role; {cli} dbsize; {cli} config get bind"));
+    assert!(alone.starts_with("role:master") && alone.contains("127.0.0.1"), "{alone}");
+    assert!(!alone.lines().any(|line| line == "0"), "its data is gone: {alone}");
+    story.say("purge", "nothing of it left; Redis is the same process, and as its package has it after a restart".into());
 }

@@ -130,11 +130,12 @@ fn debian_12_from_install_to_purge() {
         return;
     }
     let mut story = Story::new(&BOOKWORM);
-    crate::steps::arrive(&mut story);
+    crate::arrive::hosts(&mut story);
     crate::steps::faults(&mut story);
     crate::steps::planned(&mut story);
     crate::steps::power(&mut story);
     crate::steps::surroundings(&mut story);
+    crate::steps::words(&mut story);
     crate::steps::leave(&mut story);
     crate::remains::none(story);
 }
@@ -146,7 +147,7 @@ fn debian_13_the_short_story() {
         return;
     }
     let mut story = Story::new(&TRIXIE);
-    crate::steps::arrive(&mut story);
+    crate::arrive::hosts(&mut story);
     crate::steps::faults(&mut story);
     crate::steps::leave(&mut story);
     crate::remains::none(story);
