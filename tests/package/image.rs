@@ -1,6 +1,7 @@
 //! A Debian to boot, made by mmdebstrap from the mirror that this machine's own apt uses, and beside it the packages of
 //! Redis or Valkey and of all they need, as apt fetched them: the containers have no way to the outside.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,6 +19,9 @@ pub const TRIXIE: Release = Release { codename: "trixie", server: "valkey-server
 
 /// What an ordinary host has beside apt. iproute2 is for the tests' own questions.
 const INCLUDED: &str = "systemd,systemd-sysv,dbus,iproute2,procps";
+
+/// Whose signature the containers' apt knows.
+const SIGNER: &str = "package-test@mainstay.example";
 
 /// What must not happen by itself in the middle of a test, or holds the boot up.
 const MASKED: &[&str] = &[
@@ -92,15 +96,22 @@ fn mirror() -> String {
     said.lines().next().expect("apt knows no Debian mirror: apt-get update").to_owned()
 }
 
-/// A repository of `debs` and of the image's packages, made as the documentation says.
+/// A signed repository of `debs` and of the image's packages, made as the documentation says; its key is made for it.
 pub fn repository(image: &Image, debs: &[&Path], at: &Path) {
     // Emptied and not removed: containers that run see this very folder.
     for old in std::fs::read_dir(at).into_iter().flatten().flatten() {
         std::fs::remove_file(old.path()).expect("an old package");
     }
-    let mut command = Command::new("sh");
-    command.arg(crate::lab::root().join("packaging/apt-repository.sh")).arg(at).args(debs);
+    let home = Path::new("/dev/shm").join(format!("mainstay-package-{}-gpg", std::process::id()));
+    std::fs::create_dir_all(&home).expect("a folder");
+    std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o700)).expect("a mode");
+    let with_key = |command: &mut Command| run(command.env("GNUPGHOME", &home), secs(60));
+    let make = ["--batch", "--quiet", "--passphrase", "", "--quick-gen-key", SIGNER, "ed25519", "sign", "1d"];
+    with_key(Command::new("gpg").args(make));
     let archives = std::fs::read_dir(&image.archives).expect("the packages").flatten().map(|entry| entry.path());
-    command.args(archives.filter(|path| path.extension().is_some_and(|end| end == "deb")));
-    run(&mut command, secs(60));
+    let archives = archives.filter(|path| path.extension().is_some_and(|end| end == "deb"));
+    let script = crate::lab::root().join("packaging/apt-repository.sh");
+    with_key(Command::new("sh").arg(script).args(["--sign", SIGNER]).arg(at).args(debs).args(archives));
+    with_key(Command::new("gpgconf").args(["--kill", "all"]));
+    std::fs::remove_dir_all(&home).expect("the key is gone");
 }

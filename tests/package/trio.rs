@@ -181,6 +181,6 @@ impl Trio {
 
 /// How apt on a machine is told of the repository; nothing else is a source there.
 pub const SOURCE: &str = "rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*; \
-     echo \"deb [trusted=yes] file:/srv/mainstay ./\" >/etc/apt/sources.list.d/mainstay.list; apt-get -q update";
+     echo \"deb [signed-by=/srv/mainstay/key.gpg] file:/srv/mainstay ./\" >/etc/apt/sources.list.d/mainstay.list; apt-get -q update";
 
 const _: () = assert!(!REPOSITORY.is_empty());
