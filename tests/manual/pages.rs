@@ -73,7 +73,8 @@ fn the_manual_page_tells_every_command() {
     let mut commands = 0;
     for mut sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()).cloned() {
         commands += 1;
-        sub = sub.bin_name(format!("mainstay {}", sub.get_name())).disable_help_flag(true);
+        let name = format!("mainstay {}", sub.get_name());
+        sub = sub.bin_name(name).disable_help_flag(true);
         let usage = sub.render_usage().to_string().replace("Usage: ", "");
         let about = sub.get_long_about().or(sub.get_about()).map(ToString::to_string).unwrap_or_default();
         let _ = write!(text, ".SS \"{}\"\n{}\n", roff(usage.trim()), roff(&about));
