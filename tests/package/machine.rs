@@ -245,7 +245,7 @@ impl Machine {
 
     fn show(&self) {
         println!("--- {}: console\n{}", self.name, self.console());
-        let journal = "journalctl --no-pager -q -n 80 -u 'mainstay*' -u redis-server -u valkey-server; ip -br addr; \
+        let journal = "journalctl --no-pager -q -o short-precise -n 80 -u 'mainstay*' -u redis-server -u valkey-server; ip -br addr; \
                        systemctl --failed --no-pager";
         if let Ok(output) = self.sh_output(journal, secs(5)) {
             println!("--- {}: journal\n{}", self.name, String::from_utf8_lossy(&output.stdout));

@@ -20,12 +20,7 @@ pub fn faults(story: &mut Story) {
         });
         String::new()
     });
-    story.step("agent killed", &Price::planned(ms(300), 0), |trio, primary| {
-        let before = main_pid(trio, primary);
-        trio.of(primary).sh("systemctl kill -s KILL mainstay");
-        let back = restarted(trio, primary, &before, secs(5));
-        format!("the agent is back after {} ms", back.as_millis())
-    });
+    agent_killed(story);
     story.step("agent frozen", &Price::fault(secs(5)), |trio, primary| {
         let before = main_pid(trio, primary);
         trio.of(primary).sh("systemctl kill -s STOP mainstay");
@@ -34,6 +29,23 @@ pub fn faults(story: &mut Story) {
         assert_ne!(watchdog, "0");
         format!("the watchdog has it back after {} ms", back.as_millis())
     });
+}
+
+/// Back within its lease it carries on, unfelt. Where this machine is too busy for that it is fenced and another serves,
+/// so it has three tries.
+fn agent_killed(story: &mut Story) {
+    for attempt in 1..=3 {
+        let changes = story.step("agent killed", &Price::planned(secs(1), 1), |trio, primary| {
+            let before = main_pid(trio, primary);
+            trio.of(primary).sh("systemctl kill -s KILL mainstay");
+            let back = restarted(trio, primary, &before, secs(5));
+            format!("the agent is back after {} ms", back.as_millis())
+        });
+        if changes == 0 {
+            return;
+        }
+        assert!(attempt < 3, "a killed agent never came back within its lease");
+    }
 }
 
 /// Why the primary last changed, as a machine's agent tells it.

@@ -72,13 +72,14 @@ impl Story {
         self.figures.push(figure);
     }
 
-    /// A step under load: `body` does it and says what is worth saying; afterwards the cluster must be healthy.
+    /// A step under load: `body` does it and says what is worth saying; afterwards the cluster must be healthy. Returns
+    /// how often the primary changed; 0 if the step is not wanted.
     ///
     /// # Panics
     /// When it cost more than its price.
-    pub fn step(&mut self, step: &'static str, price: &Price, body: impl FnOnce(&mut Trio, u8) -> String) {
+    pub fn step(&mut self, step: &'static str, price: &Price, body: impl FnOnce(&mut Trio, u8) -> String) -> u64 {
         if !self.wanted(step) {
-            return;
+            return 0;
         }
         let primary = self.trio.wait_healthy(secs(30));
         let before = self.epoch(primary);
@@ -96,6 +97,7 @@ impl Story {
         self.add(Figure { step, gap: Some(gap), acked: history.acked(), lost, note });
         assert!(gap <= price.gap, "{step}: a gap of {gap:?}");
         assert!(changes <= price.changes, "{step}: {changes} changes of primary");
+        changes
     }
 
     fn judge(&self, step: &str, history: &History, price: &Price) -> usize {
