@@ -9,8 +9,17 @@ use std::process::Command;
 use crate::lab::{Locked, fingerprint, root, run, secs, store};
 
 /// What the package is made of, and nothing else of the tree.
-const SOURCES: &[&str] =
-    &["Cargo.toml", "Cargo.lock", "README.md", "LICENSE-MIT", "LICENSE-APACHE", "src", "debian", "systemd", "packaging"];
+const SOURCES: &[&str] = &[
+    "Cargo.toml",
+    "Cargo.lock",
+    "README.md",
+    "LICENSE-MIT",
+    "LICENSE-APACHE",
+    "src",
+    "debian",
+    "systemd",
+    "packaging",
+];
 /// The workspace's other member: cargo wants its manifest and its sources' names.
 const MEMBER: &str = "tests/fuzz";
 
@@ -65,11 +74,7 @@ pub fn built() -> Built {
         };
         entries.into_iter().find(named).unwrap_or_else(|| panic!("no {start}*{end}"))
     };
-    Built {
-        deb: found(".deb", &version()),
-        newer: found(".deb", NEWER),
-        changes: found(".changes", &version()),
-    }
+    Built { deb: found(".deb", &version()), newer: found(".deb", NEWER), changes: found(".changes", &version()) }
 }
 
 /// What somebody built elsewhere.

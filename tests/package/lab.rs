@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub const fn secs(n: u64) -> Duration {
@@ -54,16 +55,19 @@ const NEEDED: &[(&str, &str)] = &[
     ("cargo", "a Rust toolchain"),
 ];
 
-/// Whether this machine can do it.
+/// One story at a time, also under a plain `cargo test`: two would spoil each other's times.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// The right to build and boot, if this machine can do it.
 ///
 /// # Panics
 /// When it cannot although `CI=true`.
-pub fn possible() -> bool {
-    let Some(reason) = impossible() else { return true };
+pub fn alone() -> Option<MutexGuard<'static, ()>> {
+    let Some(reason) = impossible() else { return Some(ALONE.lock().unwrap_or_else(PoisonError::into_inner)) };
     let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
     assert!(!ci, "no package test on this machine: {reason}");
     println!("skipped: no package test on this machine: {reason}");
-    false
+    None
 }
 
 fn impossible() -> Option<String> {

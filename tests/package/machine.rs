@@ -132,9 +132,8 @@ impl Machine {
         let supervisor = command.spawn().expect("unshare");
         let pid = supervisor.id();
         self.running = Some(Running { supervisor, leader: Pid::from_raw(0) });
-        let leader = wait_for("first process of the container", secs(10), || {
-            first_process(pid).ok_or_else(|| self.console())
-        });
+        let leader =
+            wait_for("first process of the container", secs(10), || first_process(pid).ok_or_else(|| self.console()));
         if let Some(running) = &mut self.running {
             running.leader = Pid::from_raw(leader);
         }
@@ -200,7 +199,9 @@ impl Machine {
         };
         let mut command = Command::new("nsenter");
         command
-            .args(["--target", &leader, "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wdns=/", "sh", "-c"])
+            .args([
+                "--target", &leader, "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wdns=/", "sh", "-c",
+            ])
             .arg(line)
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -274,7 +275,10 @@ pub fn clear_remains() {
     };
     let remains = |folder: &str| {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        entries.filter(|entry| !alive(&entry.file_name().to_string_lossy())).map(|entry| entry.path()).collect::<Vec<_>>()
+        entries
+            .filter(|entry| !alive(&entry.file_name().to_string_lossy()))
+            .map(|entry| entry.path())
+            .collect::<Vec<_>>()
     };
     remains(DISKS).iter().for_each(|disk| drop(std::fs::remove_dir_all(disk)));
     for hierarchy in HIERARCHIES {

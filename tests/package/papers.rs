@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use crate::deb::{built, version};
-use crate::lab::{possible, root, run, secs};
+use crate::lab::{alone, root, run, secs};
 
 /// The largest package.
 const SIZE: u64 = 3 * 1024 * 1024;
@@ -13,9 +13,7 @@ const EXPOSURE: &str = "20";
 
 #[test]
 fn lintian_has_nothing_to_say_and_the_package_is_small() {
-    if !possible() {
-        return;
-    }
+    let Some(_alone) = alone() else { return };
     let built = built();
     let mut lintian = Command::new("lintian");
     lintian.args(["--pedantic", "--allow-root", "--fail-on", "error,warning,info,pedantic"]).arg(&built.changes);
@@ -34,9 +32,7 @@ fn the_version_is_the_projects() {
 /// By the machine's own systemd, without installing anything.
 #[test]
 fn the_sandbox_is_tight() {
-    if !possible() {
-        return;
-    }
+    let Some(_alone) = alone() else { return };
     let mut analyze = Command::new("systemd-analyze");
     analyze.args(["security", "--no-pager", "--offline=true"]).arg(format!("--threshold={EXPOSURE}"));
     let said = run(analyze.arg(root().join("systemd/mainstay.service")), secs(30));
@@ -46,6 +42,9 @@ fn the_sandbox_is_tight() {
     for marked in said.lines().filter_map(|line| line.strip_prefix('✗')) {
         let name = marked.split_whitespace().next().unwrap_or_default();
         let setting = name.split(['=', ':']).next().unwrap_or_default();
-        assert!(unit.contains(&format!("#   {setting}")) || unit.contains(&format!(", {setting}=")), "no reason for {name}");
+        assert!(
+            unit.contains(&format!("#   {setting}")) || unit.contains(&format!(", {setting}=")),
+            "no reason for {name}"
+        );
     }
 }

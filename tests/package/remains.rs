@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use crate::image::BOOKWORM;
-use crate::lab::{possible, secs, wait_for};
+use crate::lab::{alone, secs, wait_for};
 use crate::machine::Machine;
 use crate::story::Story;
 
@@ -35,17 +35,14 @@ fn gone(traces: &[PathBuf], hub: &str) {
 /// Processes in the wire's namespace.
 fn members(hub: &str) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
-    let inside = |path: &PathBuf| {
-        std::fs::read_link(path.join("ns/net")).is_ok_and(|link| link.display().to_string() == hub)
-    };
+    let inside =
+        |path: &PathBuf| std::fs::read_link(path.join("ns/net")).is_ok_and(|link| link.display().to_string() == hub);
     processes.filter(inside).map(|path| path.display().to_string()).collect()
 }
 
 #[test]
 fn a_story_that_fails_leaves_nothing() {
-    if !possible() {
-        return;
-    }
+    let Some(_alone) = alone() else { return };
     let seen = Mutex::new((Vec::new(), String::new()));
     let panicked = std::panic::catch_unwind(|| {
         crate::machine::clear_remains();

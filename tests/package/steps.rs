@@ -246,5 +246,8 @@ pub fn leave(story: &mut Story) {
     let alone = machine.sh(&format!("{cli} info replication | grep ^role; {cli} dbsize; {cli} config get bind"));
     assert!(alone.starts_with("role:master") && alone.contains("127.0.0.1"), "{alone}");
     assert!(!alone.lines().any(|line| line == "0"), "its data is gone: {alone}");
-    story.say("purge", "nothing of it left; Redis is the same process, and as its package has it after a restart".into());
+    story.say(
+        "purge",
+        "nothing of it left; Redis is the same process, and as its package has it after a restart".into(),
+    );
 }

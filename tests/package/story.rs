@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::deb::built;
 use crate::history::History;
 use crate::image::{BOOKWORM, Release, TRIXIE};
-use crate::lab::{ms, possible, secs};
+use crate::lab::{alone, ms, secs};
 use crate::trio::Trio;
 
 /// What a step came to.
@@ -128,9 +128,7 @@ fn line(figure: &Figure) -> String {
 /// Everything, on Debian 12 with Redis 7.0.
 #[test]
 fn debian_12_from_install_to_purge() {
-    if !possible() {
-        return;
-    }
+    let Some(_alone) = alone() else { return };
     let mut story = Story::new(&BOOKWORM);
     crate::arrive::hosts(&mut story);
     crate::steps::faults(&mut story);
@@ -145,9 +143,7 @@ fn debian_12_from_install_to_purge() {
 /// What may differ on Debian 13: another systemd, another server, the binary built on an older Debian.
 #[test]
 fn debian_13_the_short_story() {
-    if !possible() {
-        return;
-    }
+    let Some(_alone) = alone() else { return };
     let mut story = Story::new(&TRIXIE);
     crate::arrive::hosts(&mut story);
     crate::steps::faults(&mut story);

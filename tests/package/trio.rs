@@ -143,9 +143,8 @@ impl Trio {
 
     /// Which machines have the floating address.
     pub fn vip_holders(&self) -> Vec<u8> {
-        let holds = |machine: &&Machine| {
-            machine.is_on() && machine.holds(&format!("ip -o -4 addr | grep -qw {}", hub::VIP))
-        };
+        let holds =
+            |machine: &&Machine| machine.is_on() && machine.holds(&format!("ip -o -4 addr | grep -qw {}", hub::VIP));
         self.machines.values().filter(holds).map(|machine| machine.no).collect()
     }
 
