@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::image;
 use crate::lab::{Locked, fingerprint, root, run, secs, store};
 
 /// What the package is made of, and nothing else of the tree.
@@ -99,7 +100,13 @@ fn build(folder: &Path) {
     let target = store().parent().expect("target").to_owned();
     let mut command = Command::new("dpkg-buildpackage");
     command.args(["--no-sign", "--build=full"]).env("CARGO_TARGET_DIR", target).current_dir(&tree);
-    let said = run(&mut command, BUILD);
+    // The images of the tests to come are fetched and unpacked while one processor links the program.
+    let said = std::thread::scope(|scope| {
+        for release in [&image::BOOKWORM, &image::TRIXIE] {
+            scope.spawn(move || image::of(release));
+        }
+        run(&mut command, BUILD)
+    });
     std::fs::write(folder.join("build.log"), said).expect("a log");
     let deb = folder.join(format!("mainstay_{}_{}.deb", version(), architecture()));
     renumbered(&deb, folder, NEWER);
