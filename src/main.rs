@@ -464,3 +464,7 @@ async fn fence_directly(config: &Config, socket: &Path, if_lapsed: bool) -> Resu
 fn config_failure(error: ConfigError) -> Failure {
     Failure { code: error.exit_code(), what: error.to_string(), remedy: String::new() }
 }
+
+#[cfg(test)]
+#[path = "../tests/manual/pages.rs"]
+mod pages;

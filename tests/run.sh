@@ -29,7 +29,7 @@ failed() {
 trap failed EXIT
 
 if [ "$(id -u)" -ne 0 ]; then
-    what='lab, nemesis, vip, run_node; of systemd the journal; of cli the VIP; Valkey in the lab'
+    what='lab, nemesis, vip, run_node, package; of systemd the journal; of cli the VIP; Valkey in the lab'
     if [ "${CI:-}" = true ]; then
         echo "not root, and CI=true: these tests will fail: $what" >&2
     else
@@ -52,6 +52,13 @@ missing_packages() {
     command -v redis-cli >/dev/null || echo redis-tools
     # journald, and journalctl to read what it holds.
     [ -x /lib/systemd/systemd-journald ] || echo systemd
+    # To build the package, and to boot containers that install it.
+    command -v dpkg-buildpackage >/dev/null || echo dpkg-dev
+    command -v dh >/dev/null || echo debhelper
+    command -v lintian >/dev/null || echo lintian
+    command -v gpg >/dev/null || echo gnupg
+    command -v mmdebstrap >/dev/null || echo mmdebstrap
+    command -v systemd-nspawn >/dev/null || echo systemd-container
     # Where Debian has Valkey its tools carry the server's binary, as those of Redis do.
     if ! command -v valkey-server >/dev/null && ! command -v valkey-check-rdb >/dev/null; then
         if apt-cache show valkey-tools >/dev/null 2>&1; then
@@ -115,7 +122,7 @@ if ! cargo nextest --version >/dev/null 2>&1; then
 fi
 
 stage 'scripts'
-for script in run-node.sh tests/run.sh tests/fuzz/run.sh tests/fuzz/instrument.sh .ci/run; do
+for script in run-node.sh tests/run.sh tests/fuzz/run.sh tests/fuzz/instrument.sh packaging/apt-repository.sh .ci/run; do
     sh -n "$script"
 done
 

@@ -118,9 +118,12 @@ fn listen(client: &mut Client, log: &Mutex<Vec<Told>>, over: &AtomicBool) -> io:
     Ok(())
 }
 
+/// When, whom, and whether it was the primary.
+type Seen = Arc<Mutex<Vec<(Instant, Option<SocketAddr>, bool)>>>;
+
 /// What one agent named over time, and whether the named one was the primary when it was gone to at once.
 struct Prober {
-    seen: Arc<Mutex<Vec<(Instant, Option<SocketAddr>, bool)>>>,
+    seen: Seen,
     quit: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }

@@ -35,11 +35,13 @@ pub struct WriterOptions {
     pub batch: usize,
     /// Bytes of padding in a value.
     pub padding: usize,
+    /// Said to the instance first, where it wants one.
+    pub password: Option<String>,
 }
 
 impl Default for WriterOptions {
     fn default() -> Self {
-        Self { pace: ms(1), connect: ms(100), reply: ms(300), wait: None, batch: 1, padding: 0 }
+        Self { pace: ms(1), connect: ms(100), reply: ms(300), wait: None, batch: 1, padding: 0, password: None }
     }
 }
 
@@ -191,6 +193,9 @@ impl Body {
             }),
         };
         if connection.reign.is_none() {
+            if let Some(password) = &self.options.password {
+                connection.client.command(&["AUTH", password])?;
+            }
             connection.reign = Some(who(&mut connection.client)?);
         }
         Ok(())

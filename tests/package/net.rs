@@ -1,0 +1,134 @@
+//! A network namespace that lives through descriptors alone, and commands in it that die with this process.
+
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{OFlag, open};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::Mode;
+
+/// A namespace: gone when the last descriptor and the last process in it are.
+#[derive(Debug)]
+pub struct Netns {
+    fd: OwnedFd,
+}
+
+impl Netns {
+    /// A new one. Made by a thread of its own, which stays in it.
+    pub fn new() -> io::Result<Arc<Self>> {
+        let made = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            open("/proc/thread-self/ns/net", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        });
+        let fd = made.join().map_err(|_| io::Error::other("the namespace's thread panicked"))??;
+        Ok(Arc::new(Self { fd }))
+    }
+
+    /// Puts the calling thread into this namespace, for good: for threads made for it only.
+    pub fn enter(&self) -> io::Result<()> {
+        Ok(setns(self.fd.as_fd(), CloneFlags::CLONE_NEWNET)?)
+    }
+
+    /// Which one it is, as `/proc/PID/ns/net` has it.
+    pub fn name(&self) -> String {
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", self.fd.as_raw_fd()));
+        link.map(|link| link.display().to_string()).unwrap_or_default()
+    }
+}
+
+/// The place of a client on the wire, as the writers know it.
+#[derive(Debug)]
+pub struct HostNet {
+    pub ns: Arc<Netns>,
+}
+
+impl HostNet {
+    /// The namespace; this host is never off.
+    pub fn netns(&self) -> io::Result<Arc<Netns>> {
+        Ok(Arc::clone(&self.ns))
+    }
+
+    /// Runs `body` on a thread of its own inside.
+    ///
+    /// # Panics
+    /// With `body`.
+    pub fn run<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                self.ns.enter().expect("setns");
+                body()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// `ip` commands, one a line.
+    pub fn ip(&self, lines: &str) -> io::Result<()> {
+        let mut command = Command::new("ip");
+        command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        inside(&mut command, Arc::clone(&self.ns));
+        let mut child = command.spawn()?;
+        child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(lines.as_bytes()))?;
+        let output = child.wait_with_output()?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned())),
+        }
+    }
+}
+
+/// Makes a command start inside a namespace and die with its parent thread.
+pub fn inside(command: &mut Command, ns: Arc<Netns>) {
+    let parent = std::process::id().cast_signed();
+    let enter = move || -> io::Result<()> {
+        setns(ns.fd.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        if nix::unistd::getppid().as_raw() != parent {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only system calls: no allocation, no lock.
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(enter);
+    }
+}
+
+/// Runs a command to its end; kills it and says so when `bound` passes first.
+pub fn output_within(command: &mut Command, bound: Duration) -> io::Result<Output> {
+    // A group of its own, so that what it started ends with it and no longer holds the pipes.
+    let mut child = command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let group = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    std::thread::scope(|scope| {
+        // Both pipes are read while it runs, or a talkative command would hang.
+        let out = scope.spawn(move || slurp(out));
+        let err = scope.spawn(move || slurp(err));
+        let end = Instant::now() + bound;
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if Instant::now() > end {
+                let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+                child.wait()?;
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("it did not end within {bound:?}")));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        Ok(Output { status, stdout: out.join().unwrap_or_default(), stderr: err.join().unwrap_or_default() })
+    })
+}
+
+fn slurp(pipe: Option<impl io::Read>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        let _ = pipe.read_to_end(&mut bytes);
+    }
+    bytes
+}

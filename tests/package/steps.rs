@@ -1,0 +1,253 @@
+//! What happens to hosts that have it installed, in the order of the story.
+
+use std::time::{Duration, Instant};
+
+use crate::deb::{NEWER, version};
+use crate::hub::{VIP, service};
+use crate::lab::{ms, secs, wait_for};
+use crate::story::{Price, Story};
+use crate::trio::Trio;
+
+/// What breaks by itself.
+pub fn faults(story: &mut Story) {
+    let server = story.trio.release.server;
+    story.step("redis killed", &Price::fault(secs(3)), |trio, primary| {
+        trio.of(primary).sh(&format!("systemctl kill -s KILL {server}"));
+        let now = trio.wait_new_primary(primary, secs(10));
+        wait_for("cause in the history", secs(10), || match cause(trio, now) {
+            text if text.contains("SIGKILL") => Ok(()),
+            other => Err(other),
+        });
+        String::new()
+    });
+    agent_killed(story);
+    story.step("agent frozen", &Price::fault(secs(5)), |trio, primary| {
+        let before = main_pid(trio, primary);
+        trio.of(primary).sh("systemctl kill -s STOP mainstay");
+        let back = restarted(trio, primary, &before, secs(15));
+        let watchdog = trio.of(primary).sh("journalctl -q --no-pager -u mainstay | grep -c 'Watchdog timeout'");
+        assert_ne!(watchdog, "0");
+        format!("the watchdog has it back after {} ms", back.as_millis())
+    });
+}
+
+/// Back within its lease it carries on, unfelt. Where this machine is too busy for that it is fenced and another serves,
+/// so it has three tries.
+fn agent_killed(story: &mut Story) {
+    for attempt in 1..=3 {
+        let changes = story.step("agent killed", &Price::planned(secs(1), 1), |trio, primary| {
+            let before = main_pid(trio, primary);
+            trio.of(primary).sh("systemctl kill -s KILL mainstay");
+            let back = restarted(trio, primary, &before, secs(5));
+            format!("the agent is back after {} ms", back.as_millis())
+        });
+        if changes == 0 {
+            return;
+        }
+        assert!(attempt < 3, "a killed agent never came back within its lease");
+    }
+}
+
+/// Why the primary last changed, as a machine's agent tells it.
+fn cause(trio: &Trio, no: u8) -> String {
+    let status = trio.status(no).unwrap_or_default();
+    status["groups"][0]["changes"][0]["cause"].as_str().unwrap_or_default().to_owned()
+}
+
+fn main_pid(trio: &Trio, no: u8) -> String {
+    trio.of(no).sh("systemctl show -p MainPID --value mainstay")
+}
+
+fn restarted(trio: &Trio, no: u8, before: &str, bound: Duration) -> Duration {
+    let begun = Instant::now();
+    wait_for("restart of the agent", bound, || match main_pid(trio, no) {
+        now if now == before || now == "0" => Err(now),
+        _ if !trio.of(no).holds("systemctl is-active -q mainstay") => Err("not ready".to_owned()),
+        _ => Ok(()),
+    });
+    begun.elapsed()
+}
+
+/// What somebody does on purpose.
+pub fn planned(story: &mut Story) {
+    story.step("agent stopped", &Price::planned(secs(1), 1), |trio, primary| {
+        let begun = Instant::now();
+        trio.of(primary).sh("systemctl stop mainstay");
+        let took = begun.elapsed();
+        assert_ne!(trio.primary_now().expect("a primary"), primary, "stopped before it had handed over");
+        trio.of(primary).sh("systemctl start mainstay");
+        format!("the stop took {} ms", took.as_millis())
+    });
+    redis_restarted(story);
+    upgrade(story);
+    downgrade(story);
+    story.step("host switched off and on", &Price::planned(secs(1), 1), |trio, primary| {
+        let took = trio.of_mut(primary).power_off();
+        trio.of_mut(primary).on();
+        trio.of(primary).booted();
+        format!("off in {} ms", took.as_millis())
+    });
+}
+
+/// Redis itself is restarted, or stopped for a while: by somebody who need not know that there is an agent.
+fn redis_restarted(story: &mut Story) {
+    let server = story.trio.release.server;
+    story.step("redis restarted", &Price::planned(secs(1), 1), |trio, primary| {
+        let begun = Instant::now();
+        trio.of(primary).sh(&format!("systemctl restart {server}"));
+        format!("the restart took {} ms", begun.elapsed().as_millis())
+    });
+    story.step("replica stopped on purpose", &Price::planned(ms(500), 0), |trio, primary| {
+        let replica = trio.of(other(primary));
+        replica.sh(&format!("systemctl stop {server}"));
+        std::thread::sleep(secs(3));
+        assert_eq!(replica.sh(&format!("systemctl is-active {server} || true")), "inactive", "it was fought");
+        replica.sh(&format!("systemctl start {server}"));
+        String::new()
+    });
+    story.step("replica hangs", &Price::planned(ms(500), 0), |trio, primary| {
+        let replica = trio.of(other(primary));
+        let pid = format!("systemctl show -p MainPID --value {server}");
+        let before = replica.sh(&pid);
+        let begun = Instant::now();
+        replica.sh(&format!("systemctl kill -s STOP {server}"));
+        // The agent may neither kill nor start it, and has it done.
+        wait_for("another process", secs(20), || match replica.sh(&pid) {
+            now if now == before || now == "0" => Err(now),
+            _ => Ok(()),
+        });
+        format!("killed and started again after {} ms", begun.elapsed().as_millis())
+    });
+}
+
+/// A machine that is not this one.
+fn other(no: u8) -> u8 {
+    no % 3 + 1
+}
+
+fn upgrade(story: &mut Story) {
+    let newer = crate::deb::built().newer;
+    story.trio.publish(&newer);
+    story.step("upgrade, host by host", &Price::planned(secs(1), 3), |trio, _| {
+        let mut took = Vec::new();
+        for no in 1..=3 {
+            let begun = Instant::now();
+            trio.of(no).sh("apt-get -q update && apt-get -q install -y mainstay");
+            took.push(begun.elapsed().as_millis().to_string());
+            assert_eq!(trio.of(no).sh("dpkg-query -W -f '${Version}' mainstay"), NEWER);
+            trio.wait_healthy(secs(30));
+        }
+        format!("{} ms", took.join(", "))
+    });
+}
+
+/// A version that cannot read what a newer one wrote does not come onto the host.
+fn downgrade(story: &mut Story) {
+    if !story.wanted("downgrade") {
+        return;
+    }
+    let old = crate::deb::built().deb;
+    story.trio.publish(&old);
+    let machine = story.trio.of(2);
+    machine.sh("apt-get -q update; cp -a /var/lib/mainstay/identity /root/identity");
+    machine.sh("sed -i 's/\"schema\": *[0-9]*/\"schema\": 99/' /var/lib/mainstay/identity");
+    let downgrade = format!("apt-get -q install -y --allow-downgrades mainstay={}", version());
+    let said = machine.sh_output(&downgrade, secs(60)).expect("apt");
+    let text = String::from_utf8_lossy(&said.stderr).into_owned() + &String::from_utf8_lossy(&said.stdout);
+    assert!(!said.status.success(), "{text}");
+    assert!(text.contains("its schema is 99"), "{text}");
+    assert_eq!(machine.sh("dpkg-query -W -f '${Version} ${Status}' mainstay"), format!("{NEWER} install ok installed"));
+    machine.sh("mv /root/identity /var/lib/mainstay/identity");
+    machine.sh(&downgrade);
+    story.trio.wait_healthy(secs(30));
+    story.say("downgrade", "refused while the database is newer, else as any other".to_owned());
+}
+
+/// All hosts lose power at once, and return.
+pub fn power(story: &mut Story) {
+    if !story.wanted("power cut") {
+        return;
+    }
+    story.trio.wait_healthy(secs(30));
+    let load = story.trio.load("cut");
+    std::thread::sleep(secs(1));
+    story.trio.machines.values_mut().for_each(crate::machine::Machine::power_cut);
+    let history = load.stop();
+    let begun = Instant::now();
+    story.trio.machines.values_mut().for_each(crate::machine::Machine::on);
+    let primary = wait_for("service after the power cut", secs(90), || story.trio.primary_now());
+    let served = begun.elapsed();
+    story.trio.wait_healthy(secs(60));
+    let (lost, _) = story.trio.lost(&history);
+    assert!(lost.is_empty(), "lost by the power cut: {lost:?}");
+    let note = format!(
+        "{} acknowledged writes, none lost; n{primary} serves {} ms after the power is back",
+        history.acked(),
+        served.as_millis()
+    );
+    story.say("power cut of all", note);
+}
+
+/// What else on the host is none of ours.
+pub fn surroundings(story: &mut Story) {
+    story.step("networkd restarted", &Price::planned(secs(1), 0), |trio, primary| {
+        trio.of(primary).sh("systemctl restart systemd-networkd");
+        std::thread::sleep(secs(2));
+        assert_eq!(trio.vip_holders(), [primary], "{VIP} did not stay");
+        String::new()
+    });
+    story.step("interface that comes late", &Price::planned(secs(1), 1), |trio, primary| {
+        let late = other(primary);
+        let machine = trio.of(late);
+        machine.sh("sed -i 's/^interface = .*/interface = \"late0\"/' /etc/mainstay/mainstay.toml");
+        machine.sh("systemctl restart mainstay");
+        std::thread::sleep(secs(1));
+        machine.sh("ip link add late0 link host0 type macvlan mode bridge && ip link set late0 up");
+        trio.wait_healthy(secs(30));
+        machine.sh(&format!("mainstay switchover --to n{late}"));
+        assert_eq!(trio.vip_holders(), [late]);
+        assert!(machine.holds(&format!("ip -o -4 addr show dev late0 | grep -qw {VIP}")));
+        format!("n{late} serves on an interface that its agent waited for")
+    });
+}
+
+/// What an operator reads: the journal with the catalog's words, the history, and what the notify command was told.
+pub fn words(story: &mut Story) {
+    let primary = story.trio.wait_healthy(secs(30));
+    let machine = story.trio.of(primary);
+    let explained = machine.sh("journalctl -q --no-pager -x -t mainstay -n 400 | grep '^░░' | sort -u | wc -l");
+    assert_ne!(explained, "0", "no message is explained by the catalog");
+    let events = machine.sh("mainstay events");
+    assert!(events.contains("primary is"), "{events}");
+    let told = machine.sh("journalctl -q --no-pager -o cat -u 'mainstay-notify@*'");
+    assert!(told.contains("\"group\""), "the notify command was told nothing: {told}");
+    assert!(told.contains("CapEff:\t0000000000000000"), "{told}");
+    story.say("words", format!("{explained} explaining lines in the journal, {} events", events.lines().count()));
+}
+
+/// The package goes, and Redis stays, with its data and as its own package has it.
+pub fn leave(story: &mut Story) {
+    let server = story.trio.release.server;
+    let primary = story.trio.wait_healthy(secs(30));
+    let machine = story.trio.of(other(primary));
+    let pid = format!("systemctl show -p MainPID --value {server}");
+    let before = machine.sh(&pid);
+    machine.sh("apt-get -q purge -y mainstay");
+    assert_eq!(machine.sh(&pid), before, "Redis was restarted");
+    let left = machine.sh(
+        "ls -d /etc/mainstay /var/lib/mainstay /run/mainstay* /etc/systemd/system/*/*mainstay* /usr/bin/mainstay \
+         2>/dev/null; systemctl list-unit-files --no-legend 'mainstay*'; \
+         systemctl list-units --all --no-legend 'mainstay*'; grep -rl mainstay /etc/redis /etc/valkey 2>/dev/null; true",
+    );
+    assert_eq!(left, "", "left behind");
+    assert!(story.trio.client(service()).is_ok(), "the others go on");
+    machine.sh(&format!("systemctl restart {server}"));
+    let cli = if server == "valkey-server" { "valkey-cli" } else { "redis-cli" };
+    let alone = machine.sh(&format!("{cli} info replication | grep ^role; {cli} dbsize; {cli} config get bind"));
+    assert!(alone.starts_with("role:master") && alone.contains("127.0.0.1"), "{alone}");
+    assert!(!alone.lines().any(|line| line == "0"), "its data is gone: {alone}");
+    story.say(
+        "purge",
+        "nothing of it left; Redis is the same process, and as its package has it after a restart".into(),
+    );
+}
