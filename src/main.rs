@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use mainstay::agent::order::{self, Order, Stage};
 use mainstay::agent::{self, Ended, emergency};
 use mainstay::cluster::GroupName;
-use mainstay::config::{self, Config, ConfigError, HostPort, Overrides, Warning};
+use mainstay::config::{self, Config, ConfigError, Host, HostPort, Overrides, Warning};
 use mainstay::ctl::DEFAULT_SOCKET;
 use mainstay::ctl::client;
 use mainstay::ctl::command::{self, StatusOptions, emit};
@@ -168,6 +168,15 @@ enum Command {
     },
     /// Print a new cluster key
     Keygen,
+    /// Print a config made of a sentinel.conf, and on stderr what cannot be carried over
+    ImportSentinel {
+        /// The sentinel.conf of this host
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The address at which other hosts reach this one, where the file does not tell
+        #[arg(long, value_name = "IP")]
+        address: Option<Host>,
+    },
 }
 
 /// How to find the local agent.
@@ -267,7 +276,19 @@ async fn run(command: Command) -> Result<u8, Failure> {
             let key = mainstay::wire::generate_key().map_err(|error| Failure::new(Code::Software, error, ""))?;
             emit(&format!("{key}\n")).map(|_| 0)
         }
+        Command::ImportSentinel { file, address } => import_sentinel(&file, address.as_ref()),
     }
+}
+
+/// The config to stdout; what it lacks to stderr, first, so that a terminal shows the config whole.
+fn import_sentinel(file: &Path, address: Option<&Host>) -> Result<u8, Failure> {
+    let imported = config::import_sentinel_file(file, address);
+    let imported = imported
+        .map_err(|error| Failure { code: error.exit_code(), what: error.to_string(), remedy: String::new() })?;
+    for note in &imported.notes {
+        eprintln!("{}", note.shown(&file.display().to_string()));
+    }
+    emit(&imported.config).map(|_| 0)
 }
 
 async fn run_agent(config: Config, warnings: Vec<Warning>) -> Result<u8, Failure> {

@@ -1,0 +1,40 @@
+// ioredis, with its failover detector.
+'use strict';
+
+const { Redis } = require('ioredis');
+const { PATIENCE, group, mode, name, password, readForEver, say, sentinels, why, writeForEver } = require('./common');
+
+function connect(role, options) {
+  const client = new Redis({
+    sentinels,
+    name: group,
+    role,
+    sentinelPassword: password,
+    connectTimeout: PATIENCE,
+    commandTimeout: PATIENCE,
+    sentinelCommandTimeout: PATIENCE,
+    ...options,
+  });
+  client.on('error', () => {});
+  return client;
+}
+
+async function refuse() {
+  const client = connect('master', { sentinelRetryStrategy: () => null, retryStrategy: () => null, lazyConnect: true });
+  try {
+    await client.connect();
+    say('accepted');
+  } catch (error) {
+    say('refused', why(error));
+  }
+  process.exit(0);
+}
+
+if (mode === 'refuse') {
+  refuse();
+} else {
+  const primary = connect('master', { failoverDetector: true });
+  const replica = connect('slave', {});
+  readForEver(async () => (await replica.role())[0]);
+  writeForEver((n) => primary.set(`${name}:${n}`, n));
+}
