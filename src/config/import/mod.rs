@@ -11,7 +11,6 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
-use std::net::IpAddr;
 use std::path::Path;
 
 use super::address::Host;

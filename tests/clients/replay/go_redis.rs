@@ -77,6 +77,17 @@ impl GoRedis {
         Err(format!("all sentinels specified in configuration are unreachable: {why}"))
     }
 
+    /// `RandomReplicaAddr`, by the Sentinel in use.
+    fn replica(&mut self) -> Result<SocketAddr, String> {
+        let mut own = match &self.kept {
+            Some(_) => None,
+            None => Some(self.dial(*self.sentinels.first().ok_or("no sentinel")?)?),
+        };
+        let wire = own.as_mut().or(self.kept.as_mut()).ok_or("no sentinel")?;
+        let list = wire.call(&["SENTINEL", "replicas", self.place.group]).map_err(|error| error.to_string())?.ok()?;
+        replicas(&list)?.first().copied().ok_or_else(|| "no replica is up".to_owned())
+    }
+
     fn keep(&mut self, at: SocketAddr, mut wire: Wire) -> Result<(), String> {
         let list = wire.call(&["SENTINEL", "sentinels", self.place.group]).map_err(|error| error.to_string())?.ok()?;
         for other in list.items() {
@@ -119,17 +130,6 @@ impl Session for GoRedis {
     }
 
     fn role(&mut self) -> Option<Result<String, String>> {
-        let ask = || {
-            let at = *self.sentinels.first().ok_or("no sentinel")?;
-            let mut wire = match &self.kept {
-                Some(_) => None,
-                None => Some(self.dial(at)?),
-            };
-            let wire = wire.as_mut().or(self.kept.as_mut()).ok_or("no sentinel")?;
-            let list = wire.call(&["SENTINEL", "replicas", self.place.group]).map_err(|error| error.to_string())?.ok()?;
-            let up = replicas(&list)?;
-            role_of(*up.first().ok_or("no replica is up")?)
-        };
-        Some(ask())
+        Some(self.replica().and_then(role_of))
     }
 }

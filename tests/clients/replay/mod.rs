@@ -50,7 +50,7 @@ pub fn connect(to: SocketAddr, how: &Handshake, password: Option<&str>, library:
 fn greeted(hello: &Value) -> Result<(), String> {
     let Value::Map(_) = hello else { return Err(format!("HELLO 3 answers {hello:?}, not a map")) };
     let fields = hello.fields()?;
-    for name in ["server", "version", "proto", "id", "mode", "role"] {
+    for name in ["server", "version", "proto", "id", "mode"] {
         if !fields.contains_key(name) {
             return Err(format!("HELLO 3 lacks {name}: {fields:?}"));
         }
