@@ -16,7 +16,7 @@ use crate::net::inside;
 use crate::record::{Record, Shared};
 use crate::replay::go_redis::GoRedis;
 use crate::replay::jedis::Jedis;
-use crate::replay::lettuce::Lettuce;
+use crate::replay::lettuce::{Lettuce, Plain};
 use crate::replay::stackexchange::StackExchange;
 use crate::session::{Place, RedisCli, RedisCrate, Session, drive};
 
@@ -42,11 +42,12 @@ enum How {
     RedisCli,
     Jedis,
     Lettuce,
+    LettuceReplicas,
     GoRedis,
     StackExchange,
 }
 
-pub const KINDS: [Kind; 11] = [
+pub const KINDS: [Kind; 12] = [
     Kind { name: "redis-py", how: How::Python("redis_py.py"), reads: true },
     Kind { name: "redis-py-asyncio", how: How::Python("redis_py_asyncio.py"), reads: true },
     Kind { name: "kombu", how: How::Python("kombu_queue.py"), reads: false },
@@ -55,7 +56,8 @@ pub const KINDS: [Kind; 11] = [
     Kind { name: "redis-rs", how: How::RedisCrate, reads: true },
     Kind { name: "redis-cli", how: How::RedisCli, reads: true },
     Kind { name: "jedis", how: How::Jedis, reads: false },
-    Kind { name: "lettuce", how: How::Lettuce, reads: true },
+    Kind { name: "lettuce", how: How::Lettuce, reads: false },
+    Kind { name: "lettuce-replicas", how: How::LettuceReplicas, reads: true },
     Kind { name: "go-redis", how: How::GoRedis, reads: true },
     Kind { name: "stackexchange", how: How::StackExchange, reads: true },
 ];
@@ -143,7 +145,8 @@ fn session(kind: Kind, place: &Place) -> Result<Box<dyn Session>, String> {
         How::RedisCrate => Box::new(RedisCrate::new(place)),
         How::RedisCli => Box::new(RedisCli::new(place)),
         How::Jedis => Box::new(Jedis::new(place)?),
-        How::Lettuce => Box::new(Lettuce::new(place)?),
+        How::Lettuce => Box::new(Plain::new(place)),
+        How::LettuceReplicas => Box::new(Lettuce::new(place)?),
         How::GoRedis => Box::new(GoRedis::new(place)),
         How::StackExchange => Box::new(StackExchange::new(place)?),
         How::Python(_) | How::Node(_) => unreachable!("{} is a process", kind.name),

@@ -1,11 +1,13 @@
-//! Lettuce's `MasterReplica` with a Sentinel address: reads MASTER and SLAVES of one Sentinel, subscribes to `*` at all
-//! of them, and reads the topology again five seconds after the first event that concerns it. Until then it goes on
-//! trying the nodes that it knows.
+//! Lettuce with a Sentinel address, in both its ways.
+//!
+//! [`Plain`] is `RedisClient.connect`: each time it has to connect it asks a Sentinel for the primary. [`Lettuce`] is
+//! `MasterReplica`: it reads MASTER and SLAVES of one Sentinel, subscribes to `*` at all of them, and reads the topology
+//! again five seconds after the first event that concerns it. Until then it goes on trying the nodes that it knows.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{Cell, Handshake, Listeners, Writer, address, connect, listen, replicas, role_of};
+use super::{Cell, Handshake, Listeners, Writer, address, connect, listen, primary, replicas, role_of};
 use crate::lab::{ms, secs};
 use crate::session::{Place, Session};
 
@@ -96,6 +98,45 @@ impl Session for Lettuce {
 
     fn role(&mut self) -> Option<Result<String, String>> {
         Some(self.replicas.first().ok_or_else(|| "no replica".to_owned()).and_then(|at| role_of(*at)))
+    }
+}
+
+/// A connection whose address is looked up whenever it is made.
+pub struct Plain {
+    place: Place,
+    primary: Option<SocketAddr>,
+    writer: Writer,
+}
+
+impl Plain {
+    pub fn new(place: &Place) -> Self {
+        Self { place: place.clone(), primary: None, writer: Writer::default() }
+    }
+
+    fn find(&self) -> Result<SocketAddr, String> {
+        let mut why = String::new();
+        for at in &self.place.sentinels {
+            let asked = connect(*at, &Handshake::Resp3, Some(&self.place.password), LIBRARY)
+                .and_then(|mut wire| primary(&mut wire, self.place.group));
+            match asked {
+                Ok(at) => return Ok(at),
+                Err(error) => why = error,
+            }
+        }
+        Err(format!("Cannot connect to a Redis Sentinel: {why}"))
+    }
+}
+
+impl Session for Plain {
+    fn write(&mut self, key: &str, n: u64) -> Result<(), String> {
+        if !self.writer.is_open() {
+            self.primary = Some(self.find()?);
+        }
+        self.writer.set(self.primary.ok_or("no primary")?, key, n)
+    }
+
+    fn role(&mut self) -> Option<Result<String, String>> {
+        None
     }
 }
 
