@@ -283,8 +283,11 @@ async fn run(command: Command) -> Result<u8, Failure> {
 /// The config to stdout; what it lacks to stderr, first, so that a terminal shows the config whole.
 fn import_sentinel(file: &Path, address: Option<&Host>) -> Result<u8, Failure> {
     let imported = config::import_sentinel_file(file, address);
-    let imported = imported
-        .map_err(|error| Failure { code: error.exit_code(), what: error.to_string(), remedy: String::new() })?;
+    let imported = imported.map_err(|error| Failure {
+        code: error.exit_code(),
+        what: error.to_string(),
+        remedy: String::new(),
+    })?;
     for note in &imported.notes {
         eprintln!("{}", note.shown(&file.display().to_string()));
     }

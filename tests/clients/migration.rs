@@ -110,7 +110,11 @@ fn a_living_sentinel_group_is_taken_over() {
         course::all_arrive(&clients, taken, c.host(1), "takeover");
         for (client, lost) in course::all_lost(&clients, c.host(1)) {
             let gap = client.record.lock().gap(begun, now());
-            println!("FIGURE takeover, {}: gap {gap:?}, told {:?}", client.kind.name, client.record.lock().complaints(begun));
+            println!(
+                "FIGURE takeover, {}: gap {gap:?}, told {:?}",
+                client.kind.name,
+                client.record.lock().complaints(begun)
+            );
             assert!(lost.is_empty(), "{} lost {lost:?}", client.kind.name);
         }
 
@@ -120,7 +124,11 @@ fn a_living_sentinel_group_is_taken_over() {
         let new = wait_for("new primary", secs(30), || course::new_primary(&c, 1));
         course::all_arrive(&clients, cut, c.host(new), "a kill after the takeover");
         for client in &clients.all {
-            println!("FIGURE kill after the takeover, {}: gap {:?}", client.kind.name, client.record.lock().gap(cut, now()));
+            println!(
+                "FIGURE kill after the takeover, {}: gap {:?}",
+                client.kind.name,
+                client.record.lock().gap(cut, now())
+            );
         }
         drop(agents);
     });

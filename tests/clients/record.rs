@@ -117,7 +117,8 @@ mod tests {
 
     #[test]
     fn a_gap_lies_between_two_acknowledgements_or_is_still_open() {
-        let seen = record(&["ready", "ack 0 5 10", "fail 1 20 ConnectionError: refused, twice", "ack 2 25 40", "ack 3 41 45"]);
+        let seen =
+            record(&["ready", "ack 0 5 10", "fail 1 20 ConnectionError: refused, twice", "ack 2 25 40", "ack 3 41 45"]);
         assert!(seen.ready);
         assert_eq!(seen.gap(12, 44), Duration::from_nanos(30));
         assert_eq!(seen.gap(41, 44), Duration::from_nanos(5));

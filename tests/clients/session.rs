@@ -8,7 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use redis::RedisResult;
+use redis::aio::MultiplexedConnection;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+
+use tokio::runtime::Runtime;
 
 use crate::lab::ms;
 use crate::net::{HostNet, Netns, inside, output_within};
@@ -79,15 +83,18 @@ pub fn drive(session: &mut dyn Session, name: &str, pace: Duration, record: &Sha
     }
 }
 
-/// The redis crate's `SentinelClient`.
+/// The redis crate's `SentinelClient`, asynchronous, with its own time-outs (500 ms, a second to connect). Its blocking
+/// calls have none towards the Sentinels, so that a lost host can stop them for as long as TCP tries.
 pub struct RedisCrate {
+    runtime: Runtime,
     primaries: SentinelClient,
     replicas: SentinelClient,
-    primary: Option<redis::Connection>,
-    replica: Option<redis::Connection>,
+    primary: Option<MultiplexedConnection>,
+    replica: Option<MultiplexedConnection>,
 }
 
 impl RedisCrate {
+    /// On the thread that will drive it: its connections are made from there.
     pub fn new(place: &Place) -> Self {
         let client = |kind| {
             let sentinels = place.sentinels.iter().map(|at| redis::ConnectionAddr::Tcp(at.ip().to_string(), at.port()));
@@ -95,30 +102,29 @@ impl RedisCrate {
             builder.set_client_to_sentinel_password(place.password.clone()).build().expect("a client")
         };
         let (primaries, replicas) = (client(SentinelServerType::Master), client(SentinelServerType::Replica));
-        Self { primaries, replicas, primary: None, replica: None }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        Self { runtime, primaries, replicas, primary: None, replica: None }
     }
 }
 
-/// A connection from the pool of one, opened where there is none.
-fn opened<'a>(
+/// A connection, opened where there is none.
+async fn opened(
     client: &mut SentinelClient,
-    slot: &'a mut Option<redis::Connection>,
-) -> redis::RedisResult<&'a mut redis::Connection> {
+    slot: &mut Option<MultiplexedConnection>,
+) -> RedisResult<MultiplexedConnection> {
     match slot {
-        Some(connection) => Ok(connection),
-        none => {
-            let connection = client.get_connection()?;
-            connection.set_read_timeout(Some(PATIENCE))?;
-            connection.set_write_timeout(Some(PATIENCE))?;
-            Ok(none.insert(connection))
-        }
+        Some(connection) => Ok(connection.clone()),
+        none => Ok(none.insert(client.get_async_connection().await?).clone()),
     }
 }
 
 impl Session for RedisCrate {
     fn write(&mut self, key: &str, n: u64) -> Result<(), String> {
-        let wrote = opened(&mut self.primaries, &mut self.primary)
-            .and_then(|connection| redis::cmd("SET").arg(key).arg(n).exec(connection));
+        let (primaries, primary) = (&mut self.primaries, &mut self.primary);
+        let wrote = self.runtime.block_on(async {
+            let mut connection = opened(primaries, primary).await?;
+            redis::cmd("SET").arg(key).arg(n).exec_async(&mut connection).await
+        });
         // A connection to what is no primary any more is given up, as a pool's recycling check does.
         wrote.map_err(|error| {
             self.primary = None;
@@ -127,15 +133,17 @@ impl Session for RedisCrate {
     }
 
     fn role(&mut self) -> Option<Result<String, String>> {
-        let role: redis::RedisResult<Vec<redis::Value>> = opened(&mut self.replicas, &mut self.replica)
-            .and_then(|connection| redis::cmd("ROLE").query(connection));
-        Some(match role {
-            Ok(values) => Ok(redis::from_redis_value(values[0].clone()).unwrap_or_default()),
-            Err(error) => {
-                self.replica = None;
-                Err(error.to_string())
-            }
-        })
+        let (replicas, replica) = (&mut self.replicas, &mut self.replica);
+        let role: RedisResult<Vec<redis::Value>> = self.runtime.block_on(async {
+            let mut connection = opened(replicas, replica).await?;
+            redis::cmd("ROLE").query_async(&mut connection).await
+        });
+        let named = role
+            .and_then(|values| Ok(redis::from_redis_value(values.into_iter().next().unwrap_or(redis::Value::Nil))?));
+        Some(named.map_err(|error| {
+            self.replica = None;
+            error.to_string()
+        }))
     }
 }
 

@@ -56,8 +56,7 @@ impl System {
         let file = secrets.path().join("sentinel.password");
         let mut out = std::fs::OpenOptions::new().write(true).create(true).mode(0o600).truncate(true).open(&file);
         out.as_mut().map(|out| writeln!(out, "{PASSWORD}")).expect("a file").expect("it is written");
-        let endpoint =
-            format!("[sentinel]\nlisten = \"0.0.0.0:{PORT}\"\npassword_file = \"{}\"\n", file.display());
+        let endpoint = format!("[sentinel]\nlisten = \"0.0.0.0:{PORT}\"\npassword_file = \"{}\"\n", file.display());
         let c = Cluster::start(Options { sentinel: false, toml: endpoint, ..Options::new(3) });
         c.wait_healthy(secs(60));
         Self { c, trio: None, _secrets: Some(secrets) }

@@ -184,7 +184,8 @@ mod tests {
 
     #[test]
     fn both_protocols_are_read() {
-        let mut wire = served(b"*2\r\n$4\r\nname\r\n$1\r\na\r\n%1\r\n+port\r\n:6379\r\n>2\r\n+message\r\n_\r\n#t\r\n$-1\r\n");
+        let mut wire =
+            served(b"*2\r\n$4\r\nname\r\n$1\r\na\r\n%1\r\n+port\r\n:6379\r\n>2\r\n+message\r\n_\r\n#t\r\n$-1\r\n");
         let name = wire.answer().expect("an array").fields().expect("pairs");
         assert_eq!(name["name"], "a");
         assert_eq!(wire.answer().expect("a map").fields().expect("a map")["port"], "6379");

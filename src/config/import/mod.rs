@@ -215,7 +215,11 @@ impl Place {
         sentinels.remove(&own);
         if let Some(other) = sentinels.iter().find(|other| other.is_loopback()) {
             let what = format!("another Sentinel is on this host, at {other}");
-            return Err(bad(None, what, "mainstay runs one agent on a host; `sh run-node.sh` shows three on one machine"));
+            return Err(bad(
+                None,
+                what,
+                "mainstay runs one agent on a host; `sh run-node.sh` shows three on one machine",
+            ));
         }
         for host in instances.iter().filter(|host| **host != own && !sentinels.contains(*host)) {
             let what = format!("{host} has an instance and no Sentinel");
@@ -224,7 +228,7 @@ impl Place {
         let hosts = instances.into_iter().chain(sentinels).chain([own.clone()]);
         let hosts: Vec<Host> = hosts.collect::<BTreeSet<_>>().into_iter().collect();
         let remedy = match hosts.len() {
-            1 => "add the others to [cluster] members: with fewer than three nodes no host may fail",
+            1 | 2 => "add others to [cluster] members, if only a witness: with fewer than three nodes no host may fail",
             n if n % 2 == 0 => "one of them votes only when another is gone; an odd number uses all: add a witness",
             _ => "",
         };
@@ -256,7 +260,9 @@ fn guess(source: &Source, instances: &BTreeSet<Host>, sentinels: &BTreeSet<Host>
 }
 
 fn write(source: &mut Source, place: &Place) -> Result<String, Problem> {
-    let mut out = String::from("# Made of a sentinel.conf by `mainstay import-sentinel`: read it, and what was said beside it.\n");
+    let mut out = String::from(
+        "# Made of a sentinel.conf by `mainstay import-sentinel`: read it, and what was said beside it.\n",
+    );
     let hosts: Vec<String> =
         place.hosts.iter().map(|host| format!("{} = \"{host}:{PEER_PORT}\"", place.name(host))).collect();
     let _ = write!(
@@ -315,10 +321,13 @@ fn hang_after(source: &mut Source) -> Option<u64> {
 
 fn quorum(source: &mut Source, group: &Monitored, hosts: usize) {
     let majority = hosts / 2 + 1;
-    if group.quorum != majority {
+    if group.quorum != majority && hosts > 1 {
         source.note(
             Some(group.line),
-            format!("the quorum {} of {}: mainstay always decides by a majority, {majority} of {hosts}", group.quorum, group.name),
+            format!(
+                "the quorum {} of {}: mainstay always decides by a majority, {majority} of {hosts}",
+                group.quorum, group.name
+            ),
             "nothing to do",
         );
     }
@@ -337,7 +346,8 @@ fn instance(group: &Monitored, place: &Place) -> Result<Option<u16>, Problem> {
         several => Err(Problem {
             line: Some(group.line),
             what: format!("{} has several instances on this host, at ports {several:?}", group.name),
-            remedy: "mainstay keeps one instance of a group on a host: remove the others from the group first".to_owned(),
+            remedy: "mainstay keeps one instance of a group on a host: remove the others from the group first"
+                .to_owned(),
         }),
     }
 }
@@ -403,7 +413,9 @@ fn write_endpoint(out: &mut String, source: &mut Source, place: &Place) {
                     format!("one address, or {wildcard} for all: [sentinel] listen"),
                 );
             }
-            several if !several.is_empty() && several.iter().all(Host::is_loopback) => "127.0.0.1".clone_into(&mut listen),
+            several if !several.is_empty() && several.iter().all(Host::is_loopback) => {
+                "127.0.0.1".clone_into(&mut listen)
+            }
             _ => {}
         }
     }

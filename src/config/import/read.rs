@@ -168,7 +168,9 @@ impl Source {
             "requirepass" if value.is_empty() => {}
             "requirepass" => self.password = Some(line.no),
             // As Sentinel itself writes down the default user.
-            "user" if value == "default" && (self.password.is_some() || line.words.iter().any(|word| word == "nopass")) => {}
+            "user"
+                if value == "default"
+                    && (self.password.is_some() || line.words.iter().any(|word| word == "nopass")) => {}
             "user" | "aclfile" => self.note(
                 Some(line.no),
                 format!("`{name}`: the ACL users of Sentinel's own clients"),
@@ -191,14 +193,25 @@ impl Source {
             ),
             // What TLS would have used goes with it; what concerns the process belongs to its unit.
             _ if name.starts_with("tls-") => {}
-            "daemonize" | "pidfile" | "logfile" | "loglevel" | "dir" | "supervised" | "syslog-enabled"
-            | "syslog-ident" | "syslog-facility" | "proc-title-template" | "set-proc-title" | "always-show-logo"
-            | "latency-tracking-info-percentiles" | "protected-mode" | "locale-collate" | "acllog-max-len" => {}
-            "maxclients" | "timeout" | "tcp-keepalive" | "tcp-backlog" => self.note(
-                Some(line.no),
-                format!("`{name}`: the endpoint has its own bounds"),
-                "nothing to do",
-            ),
+            "daemonize"
+            | "pidfile"
+            | "logfile"
+            | "loglevel"
+            | "dir"
+            | "supervised"
+            | "syslog-enabled"
+            | "syslog-ident"
+            | "syslog-facility"
+            | "proc-title-template"
+            | "set-proc-title"
+            | "always-show-logo"
+            | "latency-tracking-info-percentiles"
+            | "protected-mode"
+            | "locale-collate"
+            | "acllog-max-len" => {}
+            "maxclients" | "timeout" | "tcp-keepalive" | "tcp-backlog" => {
+                self.note(Some(line.no), format!("`{name}`: the endpoint has its own bounds"), "nothing to do")
+            }
             _ => self.note(
                 Some(line.no),
                 format!("`{name}` is no setting of Sentinel that mainstay knows"),
@@ -304,7 +317,8 @@ impl Source {
         let Some(words) = self.words(line, least) else { return };
         let Some(at) = self.groups.iter().position(|group| group.name == words[2]) else {
             // Words in the wrong order may show a password where the name belongs.
-            let name = if option == "auth-pass" { "a group".to_owned() } else { format!("`{}`", words[2].escape_default()) };
+            let name =
+                if option == "auth-pass" { "a group".to_owned() } else { format!("`{}`", words[2].escape_default()) };
             self.fault(
                 line.no,
                 format!("`{option}` names {name} which no line before it monitors"),
@@ -336,9 +350,7 @@ impl Source {
 
     fn not_carried(&mut self, line: &Line, option: &str) {
         let (why, remedy) = match option {
-            "parallel-syncs" => {
-                ("one replica at a time resynchronises in full, always", "nothing to do")
-            }
+            "parallel-syncs" => ("one replica at a time resynchronises in full, always", "nothing to do"),
             "failover-timeout" => ("a failover has no time-out: its steps follow from the lease", "nothing to do"),
             "notification-script" => (
                 "mainstay's events come as JSON on the standard input, not as two arguments",
@@ -371,6 +383,7 @@ impl Source {
         let said: Vec<&str> = line.words.iter().take(2).map(String::as_str).collect();
         let form = match said.get(1).copied().unwrap_or_default().to_ascii_lowercase().as_str() {
             "monitor" => "sentinel monitor NAME ADDRESS PORT QUORUM".to_owned(),
+            "" => format!("{} VALUE", said[0]),
             option if option.starts_with("known-") => format!("sentinel {option} NAME ADDRESS PORT"),
             option if option.starts_with("announce-") => format!("sentinel {option} VALUE"),
             option => format!("sentinel {option} NAME VALUE"),

@@ -1,6 +1,8 @@
 """kombu's Sentinel transport, as celery uses it: publishes numbers to a queue, which is a list of that name."""
 
 from kombu import Connection
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from common import PATIENCE, arguments, refusal, write_for_ever
 
@@ -15,8 +17,9 @@ class Publisher:
         sockets = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
         options = {
             "master_name": self.args.group,
-            "sentinel_kwargs": {"password": self.args.password, **sockets},
-            # By default it would try for ever, seconds apart; redis-py below it keeps its own three tries.
+            # A Sentinel on a lost host is left at once; by default redis-py tries it three times more, seconds apart.
+            "sentinel_kwargs": {"password": self.args.password, "retry": Retry(NoBackoff(), 0), **sockets},
+            # By default it would try for ever, seconds apart; towards the primary redis-py keeps its own three tries.
             "max_retries": 0,
             **sockets,
         }

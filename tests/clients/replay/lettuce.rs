@@ -42,9 +42,8 @@ fn topology(place: &Place) -> Result<(SocketAddr, Vec<SocketAddr>), String> {
     let mut why = String::new();
     for at in &place.sentinels {
         let asked = connect(*at, &Handshake::Resp3, Some(&place.password), LIBRARY).and_then(|mut wire| {
-            let mut ask = |what: &str| {
-                wire.call(&["SENTINEL", what, place.group]).map_err(|error| error.to_string())?.ok()
-            };
+            let mut ask =
+                |what: &str| wire.call(&["SENTINEL", what, place.group]).map_err(|error| error.to_string())?.ok();
             let primary = ask("MASTER")?.fields()?;
             let field = |name: &str| primary.get(name).cloned().ok_or_else(|| format!("MASTER lacks {name}"));
             Ok((address(&field("ip")?, &field("port")?)?, replicas(&ask("SLAVES")?)?))
@@ -65,7 +64,8 @@ impl Lettuce {
         let due = Cell::new(None);
         let mut listeners = Listeners::default();
         for at in place.sentinels.clone() {
-            let (due, group, password): (Cell<Option<Instant>>, _, _) = (due.clone(), place.group, place.password.clone());
+            let (due, group, password): (Cell<Option<Instant>>, _, _) =
+                (due.clone(), place.group, place.password.clone());
             listeners.add(place, ms(200), move |stop| {
                 let mut wire = connect(at, &Handshake::Resp3, Some(&password), LIBRARY)?;
                 wire.send(&["PSUBSCRIBE", "*"]).map_err(|error| error.to_string())?;

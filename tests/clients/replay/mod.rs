@@ -95,7 +95,8 @@ pub fn replicas(list: &Value) -> Result<Vec<SocketAddr>, String> {
     let mut up = Vec::new();
     for item in items {
         let fields = item.fields()?;
-        let field = |name: &str| fields.get(name).cloned().ok_or_else(|| format!("a replica without {name}: {fields:?}"));
+        let field =
+            |name: &str| fields.get(name).cloned().ok_or_else(|| format!("a replica without {name}: {fields:?}"));
         let flags = field("flags")?;
         if !flags.split(',').any(|flag| ["s_down", "o_down", "disconnected"].contains(&flag)) {
             up.push(address(&field("ip")?, &field("port")?)?);

@@ -129,7 +129,8 @@ impl Session for StackExchange {
         let ask = || {
             let at = self.place.sentinels.iter().find_map(|at| open(*at, &self.place).ok());
             let mut wire = at.ok_or("no sentinel")?;
-            let list = wire.call(&["SENTINEL", "replicas", self.place.group]).map_err(|error| error.to_string())?.ok()?;
+            let list =
+                wire.call(&["SENTINEL", "replicas", self.place.group]).map_err(|error| error.to_string())?.ok()?;
             role_of(*replicas(&list)?.first().ok_or("no replica is up")?)
         };
         Some(ask())
