@@ -47,6 +47,10 @@ impl System {
         if self.trio.is_some() { "Redis Sentinel" } else { "mainstay" }
     }
 
+    pub fn is_ours(&self) -> bool {
+        self.trio.is_none()
+    }
+
     /// Three hosts with agents.
     ///
     /// # Panics
