@@ -9,6 +9,8 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+#[path = "../ci/mod.rs"]
+mod ci;
 #[path = "../lab/cluster.rs"]
 mod cluster;
 #[path = "../lab/disk.rs"]

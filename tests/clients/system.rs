@@ -158,6 +158,15 @@ impl System {
                 Err(format!("n{} follows {}, {}", host.no, field("master_host"), field("master_link_status")))
             });
         }
+        // After a diskless full synchronisation INFO says "up" before the stream starts.
+        wait_for("replicas that acknowledge", secs(30), || {
+            let mut client = self.c.host(primary).client().map_err(|error| error.to_string())?;
+            client.command(&["SET", "lab:probe", "1"]).map_err(|error| error.to_string())?;
+            match client.command(&["WAIT", "2", "200"]).map_err(|error| error.to_string())?.text().as_str() {
+                "2" => Ok(()),
+                other => Err(format!("{other} of 2")),
+            }
+        });
         wait_for("group that all Sentinels know", secs(60), || trio.agree(&self.c));
     }
 }
