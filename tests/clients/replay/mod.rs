@@ -224,10 +224,9 @@ impl Drop for Listeners {
 /// With what ended the connection.
 pub fn listen(wire: &mut Wire, stop: &AtomicBool, mut take: impl FnMut(&str, &str)) -> Result<(), String> {
     while !stop.load(Ordering::Relaxed) {
-        if let Some(value) = wire.next(ms(50)).map_err(|error| error.to_string())? {
-            if let Some((channel, text)) = message(&value) {
-                take(&channel, &text);
-            }
+        let value = wire.next(ms(50)).map_err(|error| error.to_string())?;
+        if let Some((channel, text)) = value.as_ref().and_then(message) {
+            take(&channel, &text);
         }
     }
     Ok(())
