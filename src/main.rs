@@ -115,7 +115,7 @@ enum Command {
         #[command(flatten)]
         socket: SocketArgs,
     },
-    /// Say whose data is the group's, where its members hold several; what the others hold is given up
+    /// Say whose data is the group's, where its members hold several; the others' is given up
     Bootstrap {
         /// The node whose data stays
         #[arg(long, value_name = "NODE")]
