@@ -27,8 +27,6 @@ const RECOVERY: Duration = secs(40);
 const ENOUGH: Duration = secs(20);
 /// Keys asked for at once.
 const BATCH: usize = 500;
-/// Acknowledgements this long before a fault are checked as well.
-const BEFORE: u64 = 2_000_000_000;
 
 /// Per fault and client: gaps and lost writes of all runs.
 type Figures = BTreeMap<(usize, &'static str), Vec<(Duration, usize)>>;
@@ -135,8 +133,8 @@ pub fn all_lost<'a>(clients: &'a Clients, host: &Host) -> Vec<(&'a Running, Vec<
     clients.all.iter().map(judge).collect()
 }
 
-/// One fault: gap and lost writes of each client.
-fn strike(system: &System, clients: &Clients, fault: Fault) -> Vec<(Kind, Duration, usize)> {
+/// One fault: gap of each client, and what it lost of all that was acknowledged since the last reckoning, which is made anew.
+fn strike(system: &System, clients: &Clients, fault: Fault, reckoned: &mut u64) -> Vec<(Kind, Duration, usize)> {
     let old = wait_for("primary", secs(30), || system.primary());
     std::thread::sleep(ms(500));
     let cut = now();
@@ -151,9 +149,10 @@ fn strike(system: &System, clients: &Clients, fault: Fault) -> Vec<(Kind, Durati
     system.repair(fault, old);
     let primary = wait_for("primary", secs(30), || system.primary());
     all_arrive(clients, now(), system.c.host(primary), "repair");
+    let since = std::mem::replace(reckoned, now());
     let judge = |(client, gap): (&Running, Duration)| {
-        let since = |ack: &&Ack| ack.done + BEFORE > cut;
-        let acks: Vec<Ack> = client.record.lock().acks.iter().filter(since).copied().collect();
+        let due = |ack: &&Ack| (since..*reckoned).contains(&ack.done);
+        let acks: Vec<Ack> = client.record.lock().acks.iter().filter(due).copied().collect();
         let lost = lost(client.kind, &acks, system.c.host(primary)).expect("the primary answers");
         println!(
             "FIGURE {}, {}, {}: gap {gap:?}, {} of {} acknowledged writes lost; told {:?}",
@@ -212,10 +211,10 @@ fn run(system: &System) -> Figures {
     wrong_password_is_refused(system, &kinds);
     let clients = Clients::start(&kinds, &system.place());
     read_from_replicas(&clients);
-    let mut figures = Figures::new();
+    let (mut figures, mut reckoned) = (Figures::new(), 0);
     for _ in 0..rounds {
         for fault in &faults {
-            for (kind, gap, lost) in strike(system, &clients, *fault) {
+            for (kind, gap, lost) in strike(system, &clients, *fault, &mut reckoned) {
                 figures.entry((*fault as usize, kind.name)).or_default().push((gap, lost));
             }
             reads_go_on(&clients, now());
