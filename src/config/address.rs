@@ -34,10 +34,7 @@ impl HostPort {
     /// The literal address, if it is one.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
-        match self.host {
-            Host::Ip(ip) => Some(ip),
-            Host::Name(_) => None,
-        }
+        self.host.ip()
     }
 
     /// The socket address, unless the host is a name.
@@ -49,14 +46,29 @@ impl HostPort {
     /// Whether this can only ever mean the host itself.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
-        match &self.host {
-            Host::Ip(ip) => ip.is_loopback(),
-            Host::Name(name) => name == "localhost" || name.ends_with(".localhost"),
-        }
+        self.host.is_loopback()
     }
 }
 
 impl Host {
+    /// The literal address, if it is one.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Host::Ip(ip) => Some(*ip),
+            Host::Name(_) => None,
+        }
+    }
+
+    /// Whether this can only ever mean the host itself.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        match self {
+            Host::Ip(ip) => ip.is_loopback(),
+            Host::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+        }
+    }
+
     /// As Redis and resolvers take it: without the brackets that an IPv6 literal has beside a port.
     #[must_use]
     pub fn bare(&self) -> String {
@@ -238,6 +250,19 @@ impl FromStr for HostPort {
         };
         let port = check_port(port)?;
         Ok(HostPort { host, port })
+    }
+}
+
+impl FromStr for Host {
+    type Err = AddressError;
+
+    /// An address, an IPv6 one with or without brackets, or a name.
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        match text.parse::<IpAddr>() {
+            Ok(ip) => Ok(Host::Ip(ip.to_canonical())),
+            Err(_) if text.is_empty() => Err(AddressError::Empty),
+            Err(_) => format!("{text}:1").parse::<HostPort>().map(|address| address.host),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod check_group;
 mod check_listen;
 mod duration;
 mod findings;
+mod import;
 mod read;
 mod reader;
 mod reference;
@@ -35,6 +36,7 @@ use crate::decide::{GroupPolicy, Policy};
 pub use address::{AddressError, Host, HostPort, MAX_SOCKET_PATH, RedisAddress, Vip};
 pub use duration::{DurationError, LONGEST, format_duration, parse_duration};
 pub use findings::{Fault, FaultKind, Faults, Warning};
+pub use import::{ImportError, Imported, Note, Problem, import_sentinel, import_sentinel_file};
 pub use reference::{Key, Kind, Presence, REFERENCE, reference_markdown};
 pub use timing::{
     BrokenRelation, DEFAULT_HANG_AFTER, DEFAULT_LEASE, Fractions, LEASE_RANGE_MS, MAX_HANG_AFTER_MS, Timing,
