@@ -82,7 +82,10 @@ fn a_first_host_gets_its_config_key_settings_and_drop_in() {
     let password = host.read(PASSWORD);
     assert!(password.trim_end().len() >= 32, "{password:?}");
     assert!(host.read(SETTINGS).contains(&format!("requirepass \"{}\"\n", password.trim_end())));
-    assert!(host.read(DROP_IN).contains("--include /etc/redis/mainstay.conf --replicaof 127.0.0.1 1 --replica-read-only yes\n"));
+    assert!(
+        host.read(DROP_IN)
+            .contains("--include /etc/redis/mainstay.conf --replicaof 127.0.0.1 1 --replica-read-only yes\n")
+    );
     for (path, mode) in [(CONFIG, 0o640), (KEY, 0o640), (PASSWORD, 0o640), (SETTINGS, 0o640), (DROP_IN, 0o644)] {
         let found = fs::metadata(host.at(path)).expect("there").permissions().mode() & 0o7777;
         assert_eq!(found, mode, "{path}");
