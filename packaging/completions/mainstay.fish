@@ -98,20 +98,20 @@ complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l name -d 'This
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l address -d 'Where peers reach this node\'s agent' -r
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l cluster -d 'The cluster\'s name' -r
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l members -d 'All first nodes of a new cluster, this one included' -r
-complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l join -d 'Running agents, instead of --members: ask their cluster to take this node in' -r
-complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l key-file -d 'The cluster\'s key to copy; without it the one that is in place is kept, or a new one made' -r -F
+complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l join -d 'Running agents, instead of --members, whose cluster takes this node in' -r
+complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l key-file -d 'The cluster\'s key to copy; else the one in place, or a new one' -r -F
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l group -d 'The group\'s name: what Sentinel clients ask for' -r
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l redis -d 'How the agent reaches this host\'s instance; else 127.0.0.1:6379' -r
-complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l announce -d 'Where the others reach this host\'s instance; else the host of --address and the port of --redis' -r
-complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l redis-unit -d 'The instance\'s unit; else redis-server.service or valkey-server.service, whichever is installed' -r
+complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l announce -d 'Where others reach the instance; else --address with its port' -r
+complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l redis-unit -d 'The instance\'s unit; else redis-server or valkey-server' -r
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l vip -d 'The floating address with the length of its subnet\'s prefix' -r
-complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l interface -d 'The interface that carries the VIP; else the one that has the host of --address' -r
+complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l interface -d 'The interface that carries the VIP; else the one of --address' -r
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l priority -d 'Higher is preferred among equals; 0 is never promoted' -r
-complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l durability -d '`quorum` promotes nobody without the proof that no acknowledged write is lost' -r
-complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l redis-password-file -d 'The instance\'s password to copy; without it the one that is in place is kept' -r -F
+complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l durability -d '`quorum` promotes nobody without proof that nothing is lost' -r
+complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l redis-password-file -d 'The instance\'s password to copy; else the one in place is kept' -r -F
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l redis-bind -d 'What the instance binds' -r
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l sentinel -d 'Where Sentinel clients connect, such as 0.0.0.0:26379' -r
-complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l http -d 'Where metrics, health and the status page are served, such as 127.0.0.1:7480' -r
+complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l http -d 'Where metrics and the status page are served, such as 127.0.0.1:7480' -r
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l root -d 'Work below this directory instead of /' -r -F
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l witness -d 'This node has no instance: it is a guardian alone'
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l no-vip -d 'No floating address: clients find the primary through Sentinel alone'

@@ -20,10 +20,10 @@ pub struct InitArgs {
     /// All first nodes of a new cluster, this one included
     #[arg(long, value_name = "NAME=HOST:PORT", value_delimiter = ',', value_parser = member, conflicts_with = "join")]
     pub members: Vec<(String, HostPort)>,
-    /// Running agents, instead of --members: ask their cluster to take this node in
+    /// Running agents, instead of --members, whose cluster takes this node in
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub join: Vec<HostPort>,
-    /// The cluster's key to copy; without it the one that is in place is kept, or a new one made
+    /// The cluster's key to copy; else the one in place, or a new one
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
     /// This node has no instance: it is a guardian alone
@@ -35,16 +35,16 @@ pub struct InitArgs {
     /// How the agent reaches this host's instance; else 127.0.0.1:6379
     #[arg(long, value_name = "HOST:PORT|unix:PATH")]
     pub redis: Option<RedisAddress>,
-    /// Where the others reach this host's instance; else the host of --address and the port of --redis
+    /// Where others reach the instance; else --address with its port
     #[arg(long, value_name = "HOST:PORT")]
     pub announce: Option<HostPort>,
-    /// The instance's unit; else redis-server.service or valkey-server.service, whichever is installed
+    /// The instance's unit; else redis-server or valkey-server
     #[arg(long, value_name = "UNIT")]
     pub redis_unit: Option<String>,
     /// The floating address with the length of its subnet's prefix
     #[arg(long, value_name = "ADDRESS/PREFIX", conflicts_with = "no_vip")]
     pub vip: Option<Vip>,
-    /// The interface that carries the VIP; else the one that has the host of --address
+    /// The interface that carries the VIP; else the one of --address
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,
     /// No floating address: clients find the primary through Sentinel alone
@@ -53,10 +53,10 @@ pub struct InitArgs {
     /// Higher is preferred among equals; 0 is never promoted
     #[arg(long, value_name = "0..1000")]
     pub priority: Option<u16>,
-    /// `quorum` promotes nobody without the proof that no acknowledged write is lost
+    /// `quorum` promotes nobody without proof that nothing is lost
     #[arg(long, value_name = "available|quorum")]
     pub durability: Option<String>,
-    /// The instance's password to copy; without it the one that is in place is kept
+    /// The instance's password to copy; else the one in place is kept
     #[arg(long, value_name = "FILE", conflicts_with_all = ["new_redis_password", "no_redis_password"])]
     pub redis_password_file: Option<PathBuf>,
     /// Make a new password for the group's instances
@@ -71,7 +71,7 @@ pub struct InitArgs {
     /// Where Sentinel clients connect, such as 0.0.0.0:26379
     #[arg(long, value_name = "IP:PORT")]
     pub sentinel: Option<SocketAddr>,
-    /// Where metrics, health and the status page are served, such as 127.0.0.1:7480
+    /// Where metrics and the status page are served, such as 127.0.0.1:7480
     #[arg(long, value_name = "IP:PORT")]
     pub http: Option<SocketAddr>,
     /// Take everything back that an earlier run wrote
