@@ -64,7 +64,7 @@ fn unit_file(root: &Path, name: &str) -> Option<PathBuf> {
 fn understand(name: &str, text: &str) -> Option<Unit> {
     let value = |key: &str| {
         let lines = text.lines().filter_map(|line| line.trim().strip_prefix(key)?.trim_start().strip_prefix('='));
-        lines.map(str::trim).filter(|value| !value.is_empty()).next_back()
+        lines.map(str::trim).rfind(|value| !value.is_empty())
     };
     let exec = value("ExecStart")?;
     if exec.ends_with('\\') {

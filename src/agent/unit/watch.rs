@@ -29,16 +29,16 @@ pub(in crate::agent) fn watch(units: Vec<Arc<UnitHandle>>, events: mpsc::Sender<
         let mut told = false;
         while !events.is_closed() {
             let begun = Instant::now();
-            if let Err(error) = serve(&units, &events, &mut told) {
-                if !told {
-                    let names: Vec<&str> = units.iter().map(|unit| unit.name.as_str()).collect();
-                    let names = names.join(", ");
-                    tracing::warn!(
-                        message_id = crate::ctl::catalog::UNIT_UNKNOWN,
-                        "{names}: not watched, for {error}; a stop on purpose looks like a crash until it is"
-                    );
-                    told = true;
-                }
+            if let Err(error) = serve(&units, &events, &mut told)
+                && !told
+            {
+                let names: Vec<&str> = units.iter().map(|unit| unit.name.as_str()).collect();
+                let names = names.join(", ");
+                tracing::warn!(
+                    message_id = crate::ctl::catalog::UNIT_UNKNOWN,
+                    "{names}: not watched, for {error}; a stop on purpose looks like a crash until it is"
+                );
+                told = true;
             }
             pause = if begun.elapsed() > LAST_PAUSE { FIRST_PAUSE } else { (pause * 2).min(LAST_PAUSE) };
             std::thread::sleep(pause);
