@@ -61,12 +61,10 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// The right to build and boot, if this machine can do it.
 ///
 /// # Panics
-/// When it cannot although `CI=true`.
+/// In CI, when it cannot.
 pub fn alone() -> Option<MutexGuard<'static, ()>> {
     let Some(reason) = impossible() else { return Some(ALONE.lock().unwrap_or_else(PoisonError::into_inner)) };
-    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    assert!(!ci, "no package test on this machine: {reason}");
-    println!("skipped: no package test on this machine: {reason}");
+    crate::ci::skip(&format!("no package test: {reason}"));
     None
 }
 

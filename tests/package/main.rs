@@ -11,6 +11,8 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+#[path = "../ci/mod.rs"]
+mod ci;
 #[path = "../lab/history.rs"]
 mod history;
 #[path = "../lab/resp.rs"]
