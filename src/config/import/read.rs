@@ -366,7 +366,7 @@ impl Source {
             ),
             "master-reboot-down-after-period" | "primary-reboot-down-after-period" => (
                 "an instance that comes back always starts sealed, however fast it was",
-                "start Redis with --replicaof 127.0.0.1 1",
+                "start Redis with --replicaof 127.0.0.1 1 --replica-read-only yes",
             ),
             _ => return,
         };
