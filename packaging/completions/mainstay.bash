@@ -31,6 +31,9 @@ _mainstay() {
             mainstay,help)
                 cmd="mainstay__subcmd__help"
                 ;;
+            mainstay,import-sentinel)
+                cmd="mainstay__subcmd__import__subcmd__sentinel"
+                ;;
             mainstay,init)
                 cmd="mainstay__subcmd__init"
                 ;;
@@ -85,6 +88,9 @@ _mainstay() {
             mainstay__subcmd__help,help)
                 cmd="mainstay__subcmd__help__subcmd__help"
                 ;;
+            mainstay__subcmd__help,import-sentinel)
+                cmd="mainstay__subcmd__help__subcmd__import__subcmd__sentinel"
+                ;;
             mainstay__subcmd__help,init)
                 cmd="mainstay__subcmd__help__subcmd__init"
                 ;;
@@ -131,7 +137,7 @@ _mainstay() {
 
     case "${cmd}" in
         mainstay)
-            opts="-h -V --help --version run status switchover failover pause resume bootstrap members leave join fence init events release unit-request notify-event keygen help"
+            opts="-h -V --help --version run status switchover failover pause resume bootstrap members leave join fence init events release unit-request notify-event keygen import-sentinel help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -253,7 +259,7 @@ _mainstay() {
             return 0
             ;;
         mainstay__subcmd__help)
-            opts="run status switchover failover pause resume bootstrap members leave join fence init events release unit-request notify-event keygen help"
+            opts="run status switchover failover pause resume bootstrap members leave join fence init events release unit-request notify-event keygen import-sentinel help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -323,6 +329,20 @@ _mainstay() {
             return 0
             ;;
         mainstay__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mainstay__subcmd__help__subcmd__import__subcmd__sentinel)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -511,6 +531,24 @@ _mainstay() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        mainstay__subcmd__import__subcmd__sentinel)
+            opts="-h --address --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --address)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

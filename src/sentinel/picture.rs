@@ -123,6 +123,9 @@ pub struct Instance {
     pub heard: Option<Moment>,
     /// Since when it is down: its process, or its agent is silent.
     pub down: Option<Moment>,
+    /// As a replica: whether it has been in step with the primary of this epoch. Until then it has no lease of grace: a
+    /// former primary whose host is lost must not be taken for a replica, for a client that connects to it waits for ever.
+    pub joined: bool,
     /// As a replica: since when it is not in step with a primary that serves.
     pub apart: Option<Moment>,
     /// As a replica: whether it follows the primary, in step or on the way to it.
@@ -153,7 +156,7 @@ impl Instance {
     /// Whether readers must not be sent to it: it is down, or has not been in step with the primary for a lease.
     #[must_use]
     pub fn unfit(&self, now: Moment, lease: Duration) -> bool {
-        self.down.is_some() || self.apart.is_some_and(|since| now.since(since) >= lease)
+        self.down.is_some() || self.apart.is_some_and(|since| !self.joined || now.since(since) >= lease)
     }
 
     /// The priority as Redis counts it: lower is preferred, 0 is never promoted; each side's default is 100.

@@ -26,6 +26,7 @@ pub fn picture() -> Picture {
         role: (role, Moment(1_000_000_000)),
         heard: Some(NOW),
         follows: role == Role::Replica,
+        joined: true,
         ..Instance::default()
     };
     let agent = |node: u64| Agent {

@@ -14,6 +14,8 @@ const SILENT_LEASES: u32 = 2;
 struct Since {
     down: Option<Moment>,
     apart: Option<Moment>,
+    /// The epoch in which it was last in step.
+    step: cluster::Epoch,
     role: (Role, Moment),
     run_id: RunId,
 }
@@ -151,6 +153,9 @@ impl Look<'_> {
         }
         since.down = if said.alive { None } else { since.down.or(Some(now)) };
         let in_step = said.alive && said.follows && online.contains(&node);
+        if in_step {
+            since.step = self.group.epoch;
+        }
         since.apart = match self.served && !in_step && node != primary {
             true => since.apart.or(Some(now)),
             false => None,
@@ -171,6 +176,7 @@ impl Look<'_> {
             heard: said.heard,
             down: since.down,
             apart: since.apart,
+            joined: since.step == self.group.epoch,
             follows: said.follows,
         }
     }

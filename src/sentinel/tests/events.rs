@@ -253,3 +253,16 @@ fn groups_are_monitored_from_when_they_are_there() {
     let told = listener.next(|picture| picture.groups.truncate(1));
     assert_eq!(told, ["-monitor master second 10.0.0.1 6379"]);
 }
+
+#[test]
+fn a_replica_has_a_lease_of_grace_only_once_it_was_in_step() {
+    let lost = |joined| {
+        let mut picture = picture();
+        let (at, lease) = (picture.at, picture.lease);
+        let found = &mut picture.groups[0].replicas[0];
+        (found.joined, found.apart, found.down) = (joined, Some(at), None);
+        (found.unfit(at, lease), found.unfit(at + lease, lease))
+    };
+    assert_eq!(lost(true), (false, true), "it was in step in this epoch");
+    assert_eq!(lost(false), (true, true), "a former primary whose host is lost, to be connected to by nobody");
+}
