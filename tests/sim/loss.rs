@@ -7,7 +7,7 @@
 use crate::agent::{host_of, id};
 use crate::trace::label;
 use crate::world::{World, group_at, host_at};
-use mainstay::cluster::{Epoch, NodeId};
+use mainstay::cluster::{Epoch, Guarantee, NodeId};
 use std::collections::{BTreeSet, HashSet};
 
 /// What the invariants remember of one group.
@@ -35,6 +35,13 @@ impl World {
         // Where an agent is frozen its instance goes on following an address, whoever that has become a replica of: there is
         // nobody to record anything, and the other has told its own loss.
         if lost.is_empty() || self.insts[primary].redis.upstream.is_some() {
+            return;
+        }
+        // An operator's force may put old data where a host's instance follows by itself, its agent being dead or frozen:
+        // nobody is there to record it, and the prompt has named that host as silent.
+        let forced = self.committed().groups.get(&self.names[number]).and_then(|group| group.history.back());
+        let forced = forced.is_some_and(|change| change.guarantee == Guarantee::Forced);
+        if forced && (self.hosts[host].agent.is_none() || self.hosts[host].stalled) {
             return;
         }
         self.covered.losses += 1;
