@@ -148,8 +148,8 @@ stage 'tests of the histogram, a crate of its own'
 cargo test --quiet --locked --manifest-path src/base2histogram/Cargo.toml --target-dir target
 
 # A crate of its own, because it is built optimised, and the core without the shells is built within seconds.
-stage 'simulation: 2,000 seeds or one minute, whichever is more, every broken rule, and the model against Redis'
-MAINSTAY_SIM_SEEDS=2000 MAINSTAY_SIM_SECONDS=60 cargo nextest run --locked --no-fail-fast --success-output immediate \
+stage 'simulation: 2,000 seeds or two minutes, whichever is more, every broken rule, and the model against Redis'
+MAINSTAY_SIM_SEEDS=2000 MAINSTAY_SIM_SECONDS=120 cargo nextest run --locked --no-fail-fast --success-output immediate \
     --manifest-path tests/sim/Cargo.toml --target-dir target/simulator
 
 stage 'tests'

@@ -44,8 +44,7 @@ impl View {
         let attached = local.attached.as_ref().filter(|attached| attached.run_id == info.run_id);
         let follows = info.upstream.is_some() && attached.is_some();
         if follows && (info.syncing || info.loading) && info.upstream.as_deref() != Some(super::fold::NOWHERE) {
-            self.void_lineage(name);
-            self.local.groups.entry(name.clone()).or_default().voided = Some(info.run_id.clone());
+            self.note_half(name, info);
             return;
         }
         let arrived = follows && info.link_up && attached.is_some_and(|attached| attached.replid == info.replid);
@@ -53,8 +52,10 @@ impl View {
             return;
         }
         // A full resynchronisation is complete, whether or not its data is proved yet.
-        if local.voided.as_ref() == Some(&info.run_id) {
+        let newer = self.seats.get(name).is_some_and(|seat| info.asked > seat.membership.voided_at);
+        if local.voided.as_ref() == Some(&info.run_id) && newer {
             self.local.groups.entry(name.clone()).or_default().voided = None;
+            self.note_whole(name, info);
         }
         // Between two looks a small full resynchronisation can begin and end; it leaves no second replication id.
         if attached.is_some_and(|attached| attached.from != info.replid && attached.from != info.replid2) {
@@ -66,6 +67,25 @@ impl View {
             }
         }
         self.regain_lineage(name, &group, info);
+    }
+
+    /// A full resynchronisation is under way, or was cut off by a seal: what is there may be half of anything.
+    pub(super) fn note_half(&mut self, name: &GroupName, info: &Info) {
+        self.void_lineage(name);
+        self.local.groups.entry(name.clone()).or_default().voided = Some(info.run_id.clone());
+        if let Some(seat) = self.seats.get_mut(name) {
+            seat.membership.voided_at = seat.membership.voided_at.max(info.asked);
+        }
+    }
+
+    /// A slow instance's answer of before the seal comes after the report: what it holds is whole, and may be the best that
+    /// is left after a cold start (S14). The seal's own look found no further resynchronisation under way.
+    fn note_whole(&mut self, name: &GroupName, info: &Info) {
+        let report = self.seats.get_mut(name).and_then(|seat| seat.membership.report.as_mut());
+        if let Some(report) = report.filter(|report| report.run_id == info.run_id && report.voided) {
+            report.voided = false;
+            self.urgent = true;
+        }
     }
 
     fn regain_lineage(&mut self, name: &GroupName, group: &Group, info: &Info) {

@@ -286,6 +286,9 @@ pub struct Membership {
     pub began: Version,
     /// The group's version at which lineage was lost: only a later commit lets the process in again (S5).
     pub lost_at: Version,
+    /// When the answer was asked for that last showed a full resynchronisation: what was asked for before does not show
+    /// its end.
+    pub voided_at: Moment,
     /// The primary's offset after the commit that let this process in was applied there.
     pub mark: Option<(Epoch, Version, Offset)>,
     /// The sealed instance's own report, complete but for the seal being durable.

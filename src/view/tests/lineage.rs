@@ -51,6 +51,40 @@ fn s14_a_completed_resynchronisation_is_whole_data() {
     assert_eq!((view.local.groups[&name()].voided.clone(), lineage(&view)), (None, None), "whole, and not yet proved");
 }
 
+/// A slow instance: its answer of before the seal comes after the report was made.
+#[test]
+fn s14_a_late_answer_tells_that_the_reported_data_is_whole() {
+    let voided = |late: u64| {
+        let mut view = follower(true);
+        let syncing = Info { syncing: true, link_up: false, ..info(2, Some(PRIMARY), "id0", 90) };
+        looked(&mut view, 1100, syncing);
+        applied(&mut view, 1200, &sealing(3));
+        let outcome =
+            Outcome::Done { info: Info { asked: ms(1200), ..info(2, Some(NOWHERE), "id1", 160) }, clean: true };
+        at(&mut view, 1210, What::Done { group: name(), task: Task::Seal, epoch: Epoch(2), outcome });
+        let claimed = |view: &View| view.seats[&name()].membership.report.as_ref().unwrap().voided;
+        assert!(claimed(&view), "nobody has seen its end");
+        let late = Info { asked: ms(late), ..info(2, Some(PRIMARY), "id1", 155) };
+        at(&mut view, 1220, What::Instance { group: name(), seen: Sight::Info(late) });
+        (claimed(&view), view.local.groups[&name()].voided.is_some())
+    };
+    assert_eq!(voided(1150), (false, false), "asked for after the resynchronisation was seen: that is over");
+    assert_eq!(voided(1050), (true, true), "asked for before it: that says nothing of its end");
+}
+
+/// Trace 22: nobody has looked since it began; the seal itself finds it half done.
+#[test]
+fn s14_what_a_seal_cut_off_is_no_whole_data() {
+    let mut view = follower(true);
+    looked(&mut view, 1100, info(2, Some(PRIMARY), "id1", 150));
+    applied(&mut view, 1200, &sealing(3));
+    let outcome = Outcome::Done { info: info(2, Some(NOWHERE), "id1", 150), clean: false };
+    at(&mut view, 1210, What::Done { group: name(), task: Task::Seal, epoch: Epoch(2), outcome });
+    let report = view.seats[&name()].membership.report.clone().unwrap();
+    assert_eq!((report.lineage, report.voided), (None, true));
+    assert_eq!(view.local.groups[&name()].voided, Some("run2".into()));
+}
+
 #[test]
 fn s11_a_complete_resynchronisation_leaves_data_of_its_own_proved_or_not() {
     let mut view = follower(true);
