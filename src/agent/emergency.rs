@@ -203,10 +203,6 @@ impl Fenced {
 
 /// How a group's instance is reached and logged in to.
 fn endpoint(group: &GroupConfig) -> Result<Endpoint, Trouble> {
-    if group.tls.is_some() {
-        let text = format!("{}: redis_tls is not built yet; give an address without TLS", group.redis);
-        return Err(Trouble { text, permission: false });
-    }
     let endpoint = match &group.redis {
         RedisAddress::Unix(path) => Endpoint::unix(path),
         RedisAddress::Tcp(address) => match &address.host {

@@ -354,12 +354,7 @@ impl View {
 
     fn fold_task_done(&mut self, name: &GroupName, task: Task, epoch: Epoch, info: Info, clean: bool) {
         if matches!(task, Task::Seal | Task::Fence | Task::Handover) && !clean {
-            self.void_lineage(name);
-            // A process that was attached to nobody yet was loading its own file: that stays as whole as it is.
-            let record = self.local.groups.get(name).and_then(|local| local.attached.as_ref());
-            if record.is_some_and(|attached| attached.run_id == info.run_id) {
-                self.note_half(name, &info);
-            }
+            self.note_cut_off(name, &info);
         }
         if matches!(task, Task::Seal | Task::Fence)
             && let Some(seat) = self.seats.get_mut(name)

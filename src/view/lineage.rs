@@ -69,8 +69,18 @@ impl View {
         self.regain_lineage(name, &group, info);
     }
 
-    /// A full resynchronisation is under way, or was cut off by a seal: what is there may be half of anything.
-    pub(super) fn note_half(&mut self, name: &GroupName, info: &Info) {
+    /// A seal found it synchronising or loading. A process that was attached to nobody yet was loading its own file: that
+    /// stays as whole as it is.
+    pub(super) fn note_cut_off(&mut self, name: &GroupName, info: &Info) {
+        self.void_lineage(name);
+        let record = self.local.groups.get(name).and_then(|local| local.attached.as_ref());
+        if record.is_some_and(|attached| attached.run_id == info.run_id) {
+            self.note_half(name, info);
+        }
+    }
+
+    /// A full resynchronisation is under way, or was cut off: what is there may be half of anything.
+    fn note_half(&mut self, name: &GroupName, info: &Info) {
         self.void_lineage(name);
         self.local.groups.entry(name.clone()).or_default().voided = Some(info.run_id.clone());
         if let Some(seat) = self.seats.get_mut(name) {

@@ -43,6 +43,7 @@ mod spared;
 mod switch;
 mod wall;
 mod watch;
+mod within;
 mod writer;
 
 mod selftest_cleanup;

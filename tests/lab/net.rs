@@ -8,18 +8,18 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
 
 use crate::switch::{HostNo, Switch};
+pub use crate::within::{inside, output_within};
 
 /// The client's host number.
 pub const CLIENT: HostNo = 200;
@@ -84,6 +84,12 @@ fn make() -> io::Result<(OwnedFd, OwnedFd)> {
 #[derive(Debug)]
 pub struct Netns {
     fd: OwnedFd,
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl Netns {
@@ -225,56 +231,4 @@ pub fn local_addresses() -> nix::Result<Vec<IpAddr>> {
         v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
     };
     Ok(nix::ifaddrs::getifaddrs()?.filter(of_eth0).filter_map(ip).collect())
-}
-
-/// Makes a command start inside a namespace and die with its parent thread.
-pub fn inside(command: &mut Command, ns: Arc<Netns>) {
-    let parent = std::process::id().cast_signed();
-    let enter = move || -> io::Result<()> {
-        setns(ns.fd.as_fd(), CloneFlags::CLONE_NEWNET)?;
-        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-        if nix::unistd::getppid().as_raw() != parent {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        Ok(())
-    };
-    // SAFETY: between fork and exec only system calls: no allocation, no lock.
-    #[allow(unsafe_code)]
-    unsafe {
-        command.pre_exec(enter);
-    }
-}
-
-/// Runs a command to its end; kills it and says so when `bound` passes first.
-pub fn output_within(command: &mut Command, bound: Duration) -> io::Result<Output> {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    std::thread::scope(|scope| {
-        // Both pipes are read while it runs, or a talkative command would hang.
-        let out = scope.spawn(move || slurp(out));
-        let err = scope.spawn(move || slurp(err));
-        let end = Instant::now() + bound;
-        let status = loop {
-            if let Some(status) = child.try_wait()? {
-                break status;
-            }
-            if Instant::now() > end {
-                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-                child.wait()?;
-                let message = format!("{command:?} did not end within {bound:?}");
-                return Err(io::Error::new(io::ErrorKind::TimedOut, message));
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        };
-        Ok(Output { status, stdout: out.join().unwrap_or_default(), stderr: err.join().unwrap_or_default() })
-    })
-}
-
-fn slurp(pipe: Option<impl io::Read>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if let Some(mut pipe) = pipe {
-        let _ = pipe.read_to_end(&mut bytes);
-    }
-    bytes
 }

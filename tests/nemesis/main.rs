@@ -39,6 +39,8 @@ mod switch;
 mod wall;
 #[path = "../lab/watch.rs"]
 mod watch;
+#[path = "../lab/within.rs"]
+mod within;
 #[path = "../lab/writer.rs"]
 mod writer;
 

@@ -17,6 +17,8 @@ mod ci;
 mod history;
 #[path = "../lab/resp.rs"]
 mod resp;
+#[path = "../lab/within.rs"]
+mod within;
 #[path = "../lab/writer.rs"]
 mod writer;
 

@@ -4,13 +4,12 @@
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{BOUND, free_port, start, write_config};
+use crate::support::{BOUND, ended, free_port, run_command, start, start_redis, write_config};
 
 /// Everything said until `enough` holds.
 pub fn hear(socket: &UnixDatagram, said: &mut Vec<String>, enough: impl Fn(&[String]) -> bool) {
@@ -34,24 +33,8 @@ fn ready_status_watchdog_and_stopping_are_said_and_mean_it() {
     let path = dir.path().join("notify");
     let socket = UnixDatagram::bind(&path).expect("a socket");
     socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a bound");
-    let port = redis.to_string();
-    let _redis = start(Command::new("redis-server").current_dir(dir.path()).args([
-        "--port",
-        &port,
-        "--bind",
-        "127.0.0.1",
-        "--replicaof",
-        "127.0.0.1 1",
-        "--save",
-        "",
-    ]));
-    let mut running = start(
-        Command::new(env!("CARGO_BIN_EXE_mainstay"))
-            .args(["run", "--config"])
-            .arg(dir.path().join("mainstay.toml"))
-            .env("NOTIFY_SOCKET", &path)
-            .env("WATCHDOG_USEC", "400000"),
-    );
+    let _redis = start_redis(dir.path(), redis);
+    let mut running = start(run_command(dir.path()).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "400000"));
     let mut said = Vec::new();
     hear(&socket, &mut said, |said| said.iter().any(|line| line == "READY=1"));
     hear(&socket, &mut said, |said| said.iter().any(|line| line == "STATUS=g: primary (epoch 1); leader n1"));
@@ -71,13 +54,6 @@ fn ready_status_watchdog_and_stopping_are_said_and_mean_it() {
 
     kill(pid, Signal::SIGTERM).expect("asked to stop");
     hear(&socket, &mut said, |said| said.iter().any(|line| line == "STOPPING=1"));
-    let begun = Instant::now();
-    let status = loop {
-        match running.0.try_wait().expect("its state") {
-            Some(status) => break status,
-            None => assert!(begun.elapsed() < BOUND, "it does not end"),
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
+    let status = ended(&mut running);
     assert!(status.success(), "{status}");
 }

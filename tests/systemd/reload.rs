@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::notify::hear;
-use crate::support::{BOUND, Running, free_port, start, write_config};
+use crate::support::{BOUND, Running, free_port, run_command, start, start_redis, write_config};
 
 struct Node {
     dir: tempfile::TempDir,
@@ -29,24 +29,8 @@ impl Node {
         let path = dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket");
         socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a bound");
-        let port = redis.to_string();
-        let redis = start(Command::new("redis-server").current_dir(dir.path()).args([
-            "--port",
-            &port,
-            "--bind",
-            "127.0.0.1",
-            "--replicaof",
-            "127.0.0.1 1",
-            "--save",
-            "",
-        ]));
-        let agent = start(
-            Command::new(env!("CARGO_BIN_EXE_mainstay"))
-                .args(["run", "--config"])
-                .arg(dir.path().join("mainstay.toml"))
-                .env_remove("INVOCATION_ID")
-                .env("NOTIFY_SOCKET", &path),
-        );
+        let redis = start_redis(dir.path(), redis);
+        let agent = start(run_command(dir.path()).env_remove("INVOCATION_ID").env("NOTIFY_SOCKET", &path));
         let mut node = Self { dir, socket, said: Vec::new(), agent, redis };
         node.hear(|said| said.iter().any(|line| line.starts_with("STATUS=g: primary (epoch 1)")));
         node

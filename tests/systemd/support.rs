@@ -4,8 +4,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -36,6 +36,32 @@ pub fn spawn(command: &mut Command) -> Running {
         });
     }
     Running(command.spawn().expect("the program starts"))
+}
+
+/// A Redis that is born sealed, in `dir`, on that port of loopback.
+pub fn start_redis(dir: &Path, port: u16) -> Running {
+    let port = port.to_string();
+    let args = ["--port", &port, "--bind", "127.0.0.1", "--replicaof", "127.0.0.1 1", "--save", ""];
+    start(Command::new("redis-server").current_dir(dir).args(args))
+}
+
+/// The agent of the config in `dir`, to be started.
+pub fn run_command(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
+    command.args(["run", "--config"]).arg(dir.join("mainstay.toml"));
+    command
+}
+
+/// What a process that was asked to stop ends with.
+pub fn ended(running: &mut Running) -> ExitStatus {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = running.0.try_wait().expect("its state") {
+            return status;
+        }
+        assert!(begun.elapsed() < BOUND, "it does not end");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 pub fn free_port() -> u16 {

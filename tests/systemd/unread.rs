@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{BOUND, free_port, start, write_config};
+use crate::support::{BOUND, ended, free_port, run_command, start, start_redis, write_config};
 
 /// The agent's exit code for a status asked of it, from its loop.
 fn status(dir: &std::path::Path) -> Option<i32> {
@@ -24,21 +24,9 @@ fn a_manager_that_does_not_read_holds_nothing_up() {
     let path = dir.path().join("notify");
     // Bound, and never read.
     let socket = UnixDatagram::bind(&path).expect("a socket");
-    let port = redis.to_string();
-    let _redis = start(Command::new("redis-server").current_dir(dir.path()).args([
-        "--port",
-        &port,
-        "--bind",
-        "127.0.0.1",
-        "--replicaof",
-        "127.0.0.1 1",
-        "--save",
-        "",
-    ]));
+    let _redis = start_redis(dir.path(), redis);
     let mut running = start(
-        Command::new(env!("CARGO_BIN_EXE_mainstay"))
-            .args(["run", "--config"])
-            .arg(dir.path().join("mainstay.toml"))
+        run_command(dir.path())
             .env("NOTIFY_SOCKET", &path)
             // A pet every 10 ms: the queue is full within a second.
             .env("WATCHDOG_USEC", "40000"),
@@ -56,14 +44,7 @@ fn a_manager_that_does_not_read_holds_nothing_up() {
 
     let pid = Pid::from_raw(i32::try_from(running.0.id()).expect("a pid"));
     kill(pid, Signal::SIGTERM).expect("asked to stop");
-    let begun = Instant::now();
-    let ended = loop {
-        match running.0.try_wait().expect("its state") {
-            Some(status) => break status,
-            None => assert!(begun.elapsed() < BOUND, "it does not end"),
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    assert!(ended.success(), "{ended}");
+    let status = ended(&mut running);
+    assert!(status.success(), "{status}");
     drop(socket);
 }
