@@ -11,10 +11,7 @@ use crate::cluster::{Epoch, GroupName};
 use crate::config::{GroupConfig, RedisAddress};
 use crate::ctl::catalog;
 use crate::decide::Action;
-use crate::redis::{
-    Announce, Commander, Credentials, Endpoint, InstanceEvent, ProcessState, RunState, Secret, Settings, Timing,
-    Watcher,
-};
+use crate::redis::{Announce, Commander, Credentials, Endpoint, InstanceEvent, Secret, Settings, Timing, Watcher};
 use crate::view::{Info, Moment, Outcome, ReplicaRow, Sight, Task, VipSight, What};
 use crate::vip::{AnnounceSeries, Remaining, Vip, VipEvent, VipSpec};
 use anyhow::Context as _;
@@ -112,8 +109,9 @@ impl Station {
             }
         };
         let (sights, seen) = mpsc::channel(16);
-        let watcher =
-            Arc::new(Watcher::spawn(endpoint.clone(), Timing { pace: pace(lease), ..Timing::default() }, sights));
+        let main_pid = unit.as_ref().map(|unit| unit.main_pid.clone()).unwrap_or_default();
+        let timing = Timing { pace: pace(lease), ..Timing::default() };
+        let watcher = Arc::new(Watcher::spawn(endpoint.clone(), timing, main_pid, sights));
         let announce = Announce { ip: config.announce.host.bare(), port: config.announce.port };
         let settings = Settings { announce: Some(announce) };
         let commander = Commander::new(endpoint.clone(), settings, Some(watcher.poke()));
@@ -396,7 +394,6 @@ async fn pump_instance(
     mut seen: mpsc::Receiver<InstanceEvent>,
     events: mpsc::Sender<What>,
 ) {
-    let mut last: Option<ProcessState> = None;
     let mut known = String::new();
     while let Some(event) = seen.recv().await {
         let seen = match event {
@@ -411,9 +408,8 @@ async fn pump_instance(
             InstanceEvent::Loading(_) => Sight::Loading,
             InstanceEvent::Busy => Sight::Busy,
             InstanceEvent::Silent(silence) => {
-                let progress = made_progress(last, silence.process);
-                last = silence.process;
-                Sight::Silent { length: silence.since, progress }
+                // S7: what cannot be told counts as progress.
+                Sight::Silent { length: silence.since, progress: silence.progress.unwrap_or(true) }
             }
             InstanceEvent::Gone(_) => Sight::Gone,
             InstanceEvent::AuthFailed { detail }
@@ -423,15 +419,6 @@ async fn pump_instance(
         if events.send(What::Instance { group: group.clone(), seen }).await.is_err() {
             return;
         }
-    }
-}
-
-/// S7: stopped, or no processor time between two looks, is no progress; what cannot be told counts as progress.
-fn made_progress(before: Option<ProcessState>, now: Option<ProcessState>) -> bool {
-    match (before, now) {
-        (_, Some(now)) if now.state == RunState::Stopped => false,
-        (Some(before), Some(now)) => before.ticks != now.ticks,
-        _ => true,
     }
 }
 

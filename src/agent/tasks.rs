@@ -124,7 +124,7 @@ async fn destroy_port(hands: &Hands) {
 
 /// By the agent itself where it may; else by the service manager, which knows the process too.
 async fn kill_process(process: Option<ProcRef>, unit: Option<&Arc<UnitHandle>>) -> Outcome {
-    let process = process.or_else(|| ProcRef::open(unit?.main_pid()?));
+    let process = process.or_else(|| ProcRef::open(unit?.main_pid.get()?, true));
     let Some(process) = process else {
         let why = "its process is not known on this host; stop it by hand".to_owned();
         return Outcome::Failed { why };

@@ -34,7 +34,7 @@ pub use info::{Flavor, Info, InfoError, LoadingProgress, ReplicaRow, ReplicaStat
 pub use login::{Credentials, Login, Secret};
 pub use outbox::{InstanceEvent, Silence};
 pub use posture::{Commander, ScriptKill, SealReport};
-pub use process::{KillError, ProcRef, ProcessState, RunState};
+pub use process::{KillError, MainPid, ProcRef};
 pub use settings::{Announce, Settings, SettingsReport};
 pub use watcher::{Poke, Timing, Watcher};
 

@@ -6,7 +6,6 @@
 
 use super::error::GoneKind;
 use super::info::{Info, LoadingProgress};
-use super::process::ProcessState;
 use crate::view::Moment;
 use std::collections::VecDeque;
 use std::mem::discriminant;
@@ -19,8 +18,9 @@ use tokio::sync::{Notify, mpsc};
 pub struct Silence {
     /// Since the unanswered request was sent.
     pub since: Duration,
-    /// The process, if it is on this host and known: `Stopped`, or equal ticks in two events, is no progress.
-    pub process: Option<ProcessState>,
+    /// Whether its process has had processor time since then, or since the silence was told last; `None` if the process
+    /// is on another host or not known.
+    pub progress: Option<bool>,
 }
 
 /// What a watcher saw.
@@ -108,7 +108,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_listener_loses_no_crash_and_gets_the_newest_of_each_kind() {
         let outbox = Outbox::default();
-        let silent = |ms| InstanceEvent::Silent(Silence { since: Duration::from_millis(ms), process: None });
+        let silent = |ms| InstanceEvent::Silent(Silence { since: Duration::from_millis(ms), progress: None });
         outbox.put(InstanceEvent::Gone(GoneKind::Refused));
         for ms in 0..10_000 {
             outbox.put(silent(ms));

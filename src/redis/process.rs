@@ -2,48 +2,43 @@
 //!
 //! A [`ProcRef`] holds a pidfd, so a signal can never reach another process that got the same pid later, and its
 //! exit is known without polling (S7). A process is only taken for the instance's when its name is that of a
-//! Redis or Valkey server and it lives in this pid namespace. Killing is done when the caller says so, never here
-//! on its own account.
+//! Redis or Valkey server and it lives in this pid namespace; where /proc hides the processes of other users, as the
+//! package's unit has it, when the kernel or the service manager vouches for it. Killing is done when the caller says
+//! so, never here on its own account.
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// The names under which a server process is known to the kernel.
 const SERVER_NAMES: [&str; 2] = ["redis-server", "valkey-server"];
-/// `PF_EXITING` of the kernel's task flags: the process is on its way out, its memory being freed.
-const PF_EXITING: u64 = 0x4;
+/// Two readings of the processor time that lie in the same tick are equal: what housekeeping threads use up beside a
+/// hung one is less.
+const TICK_MS: u128 = 10;
 
-/// What the kernel says a process is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RunState {
-    /// On a CPU or waiting for one.
-    Running,
-    /// Waits for an event.
-    Sleeping,
-    /// Waits for a disk or another uninterruptible thing.
-    DiskSleep,
-    /// Stopped by a signal or a debugger: makes no progress until continued.
-    Stopped,
-    /// Dead, not yet reaped.
-    Zombie,
-    /// Another state.
-    Other(char),
-}
+/// The main process of the instance's unit: whoever watches the service manager sets it.
+#[derive(Clone, Default, Debug)]
+pub struct MainPid(Arc<AtomicU32>);
 
-/// A process's state and the CPU time it has had.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ProcessState {
-    /// User and system CPU time in clock ticks (10 ms each): two equal readings mean no progress between them.
-    pub ticks: u64,
-    /// What it is doing.
-    pub state: RunState,
-    /// It is exiting: killed, and the kernel frees its memory (a second or so for tens of GB).
-    pub exiting: bool,
+impl MainPid {
+    /// Zero for none.
+    pub fn set(&self, pid: u32) {
+        self.0.store(pid, Ordering::Relaxed);
+    }
+
+    /// The process, if one runs and is known.
+    pub fn get(&self) -> Option<u32> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|pid| *pid > 0)
+    }
 }
 
 /// Why a process could not be killed.
@@ -78,35 +73,38 @@ pub enum KillError {
 #[derive(Clone, Debug)]
 pub struct ProcRef {
     pid: u32,
-    start_ticks: u64,
     pidfd: Arc<AsyncFd<OwnedFd>>,
 }
 
 impl ProcRef {
     /// Takes hold of the server process with this pid. `None` if there is none, if it is not a Redis or Valkey
-    /// server, if it lives in another pid namespace, or if the kernel has no pidfd (before 5.3). Must be called
-    /// inside a tokio runtime and while a connection to the instance proves that the process lives.
-    pub fn open(pid: u32) -> Option<Self> {
+    /// server, if it lives in another pid namespace, if /proc hides it and it is not `vouched` for, or if the kernel
+    /// has no pidfd (before 5.3). Vouched for is what the kernel names as the other end of a socket, or the service
+    /// manager as the main process of the instance's unit. Must be called inside a tokio runtime and while a connection
+    /// to the instance proves that the process lives.
+    pub fn open(pid: u32, vouched: bool) -> Option<Self> {
         let fd = pidfd_open(pid)?;
         // Read after the pidfd is held: what is read is about the process that the pidfd names, or, when that
         // exited and its pid was reused in between, the pidfd says so below.
-        let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        if !SERVER_NAMES.contains(&comm.trim_end()) || in_other_namespace(pid) {
+        let taken = match fs::read_to_string(format!("/proc/{pid}/comm")) {
+            Ok(comm) => SERVER_NAMES.contains(&comm.trim_end()) && !in_other_namespace(pid),
+            Err(_) => vouched,
+        };
+        if !taken {
             return None;
         }
-        let start_ticks = read_stat(pid)?.start_ticks;
         let pidfd = Arc::new(register(fd)?);
-        let proc = Self { pid, start_ticks, pidfd };
+        let proc = Self { pid, pidfd };
         proc.is_alive().then_some(proc)
     }
 
     /// Takes hold of the server process that listens at a TCP address of this network namespace: one that refuses
-    /// INFO, or gives no answer, does not say its pid. `None` also where more than one might be meant. Must be called
-    /// inside a tokio runtime.
+    /// INFO, or gives no answer, does not say its pid. `None` also where more than one might be meant, or where this user
+    /// may not look at it. Must be called inside a tokio runtime.
     pub async fn listening(at: SocketAddr) -> Option<Self> {
         // Reads a good part of /proc.
         let found = tokio::task::spawn_blocking(move || listener(at)).await.ok()??;
-        let process = Self::open(found)?;
+        let process = Self::open(found, false)?;
         // The pid may have been another's by then.
         let again = tokio::task::spawn_blocking(move || listener(at)).await.ok()??;
         (again == found && process.is_alive()).then_some(process)
@@ -117,17 +115,26 @@ impl ProcRef {
         self.pid
     }
 
-    /// CPU time and state now; `None` once it has exited.
-    pub fn progress(&self) -> Option<ProcessState> {
-        let stat = read_stat(self.pid)?;
-        (stat.start_ticks == self.start_ticks && stat.now.state != RunState::Zombie).then_some(stat.now)
+    /// The processor time it has had, of all its threads, in ticks of 10 ms: two equal readings mean no progress between
+    /// them. `None` once it has exited.
+    pub fn ticks(&self) -> Option<u64> {
+        let pid = Pid::from_raw(self.pid.cast_signed());
+        let time = clock_getcpuclockid(pid).and_then(clock_gettime).map(Duration::from).ok()?;
+        // Looked at last: as long as it lives its pid is nobody else's.
+        self.is_alive().then(|| u64::try_from(time.as_millis() / TICK_MS).unwrap_or(u64::MAX))
     }
 
-    /// It has not exited.
+    /// It has not exited. A zombie has.
     pub fn is_alive(&self) -> bool {
-        // Signal 0 only asks; a zombie still takes it, so its state is looked at as well.
-        let reaped = pidfd_signal(self.pidfd.get_ref(), 0).is_err_and(|e| e.raw_os_error() == Some(libc::ESRCH));
-        !reaped && self.progress().is_some()
+        let mut fds = [PollFd::new(self.pidfd.get_ref().as_fd(), PollFlags::POLLIN)];
+        loop {
+            match poll(&mut fds, PollTimeout::ZERO) {
+                Ok(ready) => return ready == 0,
+                Err(nix::errno::Errno::EINTR) => {}
+                // What cannot be asked is not taken for a crash.
+                Err(_) => return true,
+            }
+        }
     }
 
     /// Returns when it has exited.
@@ -206,33 +213,6 @@ fn listening(table: &str, at: SocketAddr) -> Vec<String> {
     table.lines().skip(1).filter_map(of).collect()
 }
 
-struct Stat {
-    now: ProcessState,
-    start_ticks: u64,
-}
-
-fn read_stat(pid: u32) -> Option<Stat> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-/// Reads `/proc/<pid>/stat` (proc(5)): the name in field 2 may hold anything, so fields count from its last `)`.
-fn parse_stat(text: &str) -> Option<Stat> {
-    let rest = &text[text.rfind(')')? + 1..];
-    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    let state = match fields.first()?.chars().next()? {
-        'R' => RunState::Running,
-        'S' | 'I' => RunState::Sleeping,
-        'D' => RunState::DiskSleep,
-        'T' | 't' => RunState::Stopped,
-        'Z' | 'X' => RunState::Zombie,
-        other => RunState::Other(other),
-    };
-    let ticks = number(14)?.checked_add(number(15)?)?;
-    let exiting = number(9)? & PF_EXITING != 0;
-    Some(Stat { now: ProcessState { ticks, state, exiting }, start_ticks: number(22)? })
-}
-
 /// A process in a container's pid namespace shows more than one id here; its INFO pid is not ours.
 fn in_other_namespace(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/status"))
@@ -274,17 +254,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stat_with_a_wild_name() {
-        let text = "42 (redis) S 1) T 1 42 42 0 -1 4194564 1 0 0 0 7 5 0 0 20 0 5 0 1234 0 0";
-        let stat = parse_stat(text).unwrap();
-        assert_eq!(stat.now, ProcessState { ticks: 12, state: RunState::Stopped, exiting: true });
-        assert_eq!(stat.start_ticks, 1234);
-        assert!(parse_stat("42 (x").is_none());
-        assert!(parse_stat("").is_none());
-        assert!(parse_stat("1 (x) R 1").is_none());
-    }
-
-    #[test]
     fn a_listening_socket_is_told_from_others() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
              0: 0100007F:18EB 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0\n   \
@@ -309,8 +278,26 @@ mod tests {
 
     #[tokio::test]
     async fn only_servers_are_taken() {
-        assert!(ProcRef::open(std::process::id()).is_none(), "a test is no Redis server");
-        assert!(ProcRef::open(0).is_none());
-        assert!(ProcRef::open(u32::MAX).is_none());
+        let me = std::process::id();
+        assert!(ProcRef::open(me, false).is_none(), "a test is no Redis server");
+        assert!(
+            ProcRef::open(me, true).is_none(),
+            "nor is it one because somebody says so, where its name can be read"
+        );
+        assert!(ProcRef::open(0, true).is_none());
+        assert!(ProcRef::open(u32::MAX, true).is_none());
+    }
+
+    #[test]
+    fn the_main_process_is_none_until_it_is_told() {
+        let (told, heard) = {
+            let told = MainPid::default();
+            (told.clone(), told)
+        };
+        assert_eq!(heard.get(), None);
+        told.set(42);
+        assert_eq!(heard.get(), Some(42));
+        told.set(0);
+        assert_eq!(heard.get(), None);
     }
 }

@@ -9,7 +9,7 @@ use super::conn::{Conn, Named, command, text_of};
 use super::error::{Error, GoneKind, from_server};
 use super::info::{Info, InfoError, LoadingProgress};
 use super::outbox::{InstanceEvent, Outbox, Silence};
-use super::process::ProcRef;
+use super::process::{MainPid, ProcRef};
 use super::{Endpoint, Target};
 use crate::view::Moment;
 use std::future::pending;
@@ -92,8 +92,9 @@ impl Drop for Watcher {
 }
 
 impl Watcher {
-    /// Starts watching. `events` gets what is seen; see [`InstanceEvent`] for what a slow listener misses.
-    pub fn spawn(endpoint: Endpoint, timing: Timing, events: mpsc::Sender<InstanceEvent>) -> Self {
+    /// Starts watching. `main_pid` is the instance's process where a service manager is asked; `events` gets what is
+    /// seen, see [`InstanceEvent`] for what a slow listener misses.
+    pub fn spawn(endpoint: Endpoint, timing: Timing, main_pid: MainPid, events: mpsc::Sender<InstanceEvent>) -> Self {
         let (pace, pace_rx) = watch::channel(timing.pace);
         let poke = Poke(Arc::default());
         let process: Arc<Mutex<Option<ProcRef>>> = Arc::default();
@@ -106,6 +107,8 @@ impl Watcher {
             poke: poke.0.clone(),
             shared_process: process.clone(),
             process: None,
+            main_pid,
+            ticks: None,
             looked_up: None,
             searched: None,
             waiting_since: None,
@@ -163,8 +166,11 @@ struct Watch {
     poke: Arc<Notify>,
     shared_process: Arc<Mutex<Option<ProcRef>>>,
     process: Option<ProcRef>,
-    /// The run id whose process was looked up.
-    looked_up: Option<String>,
+    main_pid: MainPid,
+    /// The processor time of the process when the oldest request without an answer was sent, or when silence was told.
+    ticks: Option<u64>,
+    /// The run id whose process was looked up, and the unit's main process then.
+    looked_up: Option<(String, Option<u32>)>,
     /// When its process was last looked for because the instance does not tell it.
     searched: Option<Instant>,
     /// When the oldest request without an answer was sent.
@@ -222,6 +228,9 @@ impl Watch {
     /// Waits for an answer, telling silence meanwhile.
     async fn wait<T>(&mut self, limit: Duration, answer: impl Future<Output = T>) -> Waited<T> {
         let started = Instant::now();
+        if self.waiting_since.is_none() {
+            self.ticks = self.process.as_ref().and_then(ProcRef::ticks);
+        }
         let since = *self.waiting_since.get_or_insert(started);
         let mut tell = started + self.timing.silent_after;
         let process = self.process.clone();
@@ -234,8 +243,10 @@ impl Watch {
                 done = &mut answer => return Waited::Done(done),
                 () = sleep_until(tell) => {
                     self.search().await;
-                    let process = self.process.as_ref().and_then(ProcRef::progress);
-                    self.outbox.put(InstanceEvent::Silent(Silence { since: since.elapsed(), process }));
+                    let ticks = self.process.as_ref().and_then(ProcRef::ticks);
+                    let progress = self.ticks.zip(ticks).map(|(before, now)| before != now);
+                    self.ticks = ticks;
+                    self.outbox.put(InstanceEvent::Silent(Silence { since: since.elapsed(), progress }));
                     if started.elapsed() >= limit {
                         self.replace_after = (self.replace_after * 2).min(self.timing.replace_after * 64);
                         return Waited::Expired;
@@ -313,10 +324,17 @@ impl Watch {
 
     fn tell(&mut self, conn: &Conn, info: Info, asked: Moment) {
         let peer = conn.peer();
-        // Looked up once for each start of the instance; its connection, open now, proves that it lives.
-        if peer.local && self.looked_up.as_ref() != Some(&info.run_id) {
-            self.set_process(ProcRef::open(peer.pid.unwrap_or(info.pid)));
-            self.looked_up = Some(info.run_id.clone());
+        // Looked up once for each start of the instance, and again when its unit has another process; its connection,
+        // open now, proves that it lives.
+        let main = self.main_pid.get();
+        let known = self
+            .looked_up
+            .as_ref()
+            .is_some_and(|(run_id, at)| *run_id == info.run_id && (*at == main || self.process.is_some()));
+        if peer.local && !known {
+            let pid = peer.pid.unwrap_or(info.pid);
+            self.set_process(ProcRef::open(pid, peer.pid.is_some() || main == Some(pid)));
+            self.looked_up = Some((info.run_id.clone(), main));
         }
         if info.loading || info.async_loading {
             self.outbox.put(InstanceEvent::Loading(info.loading_progress.unwrap_or_default()));
@@ -333,7 +351,10 @@ impl Watch {
         self.searched = Some(Instant::now());
         let found = match &self.endpoint.target {
             Target::Tcp { host, port } => match own_address(host) {
-                Some(ip) => ProcRef::listening((ip, *port).into()).await,
+                Some(ip) => match ProcRef::listening((ip, *port).into()).await {
+                    Some(found) => Some(found),
+                    None => self.main_pid.get().and_then(|pid| ProcRef::open(pid, true)),
+                },
                 None => None,
             },
             Target::Unix(path) => match timeout(SEARCH_BOUND, UnixStream::connect(path)).await {
@@ -341,7 +362,7 @@ impl Watch {
                     .peer_cred()
                     .ok()
                     .and_then(|peer| peer.pid())
-                    .and_then(|pid| ProcRef::open(pid.cast_unsigned())),
+                    .and_then(|pid| ProcRef::open(pid.cast_unsigned(), true)),
                 _ => None,
             },
         };

@@ -109,6 +109,11 @@ fn redis_restarted(story: &mut Story) {
         let replica = trio.of(other(primary));
         let pid = format!("systemctl show -p MainPID --value {server}");
         let before = replica.sh(&pid);
+        let agent = main_pid(trio, other(primary));
+        assert!(
+            replica.holds(&format!("grep -q hidepid=invisible /proc/{agent}/mountinfo")),
+            "it sees others' processes"
+        );
         let begun = Instant::now();
         replica.sh(&format!("systemctl kill -s STOP {server}"));
         // The agent may neither kill nor start it, and has it done.

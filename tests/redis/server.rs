@@ -1,6 +1,6 @@
 //! A real server for one test.
 
-use mainstay::redis::{Endpoint, InstanceEvent, Timing, Watcher};
+use mainstay::redis::{Endpoint, InstanceEvent, MainPid, Timing, Watcher};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -168,7 +168,7 @@ pub(crate) fn fast() -> Timing {
 impl Seen {
     pub(crate) fn of(endpoint: Endpoint) -> Self {
         let (tx, events) = mpsc::channel(4);
-        Self { watcher: Watcher::spawn(endpoint, fast(), tx), events }
+        Self { watcher: Watcher::spawn(endpoint, fast(), MainPid::default(), tx), events }
     }
 
     pub(crate) async fn next(&mut self, what: &str, ms: u64) -> InstanceEvent {

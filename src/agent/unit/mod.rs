@@ -15,6 +15,7 @@ pub(super) use watch::watch;
 
 use crate::cluster::{GroupName, Why};
 use crate::config::Config;
+use crate::redis::MainPid;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -25,28 +26,24 @@ pub(super) struct UnitHandle {
     pub(super) group: GroupName,
     /// The unit's name.
     pub(super) name: String,
+    /// Its main process, if one runs.
+    pub(super) main_pid: MainPid,
     known: Mutex<Known>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    main_pid: u32,
     /// How its process ended last, in words, and when that was seen.
     ended: Option<(Instant, String)>,
 }
 
 impl UnitHandle {
     pub(super) fn new(group: GroupName, name: String) -> Arc<Self> {
-        Arc::new(Self { group, name, known: Mutex::default() })
+        Arc::new(Self { group, name, main_pid: MainPid::default(), known: Mutex::default() })
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Its main process, if one runs.
-    pub(super) fn main_pid(&self) -> Option<u32> {
-        Some(self.known().main_pid).filter(|pid| *pid > 0)
     }
 }
 

@@ -95,8 +95,8 @@ fn look(
         return Ok(());
     }
     {
+        unit.main_pid.set(state.main_pid);
         let mut known = unit.known();
-        known.main_pid = state.main_pid;
         // The next start wipes it out.
         if let Some(words) = ended(&state) {
             known.ended = Some((Instant::now(), words));
