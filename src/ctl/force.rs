@@ -18,6 +18,8 @@ const SILENT: Duration = Duration::from_millis(400);
 struct Known {
     lineage: Option<Epoch>,
     offset: Option<Offset>,
+    /// What it said last as primary of this epoch, maybe before its instance was another.
+    served: Option<(Epoch, Offset)>,
     /// For how long it has not been heard, in words.
     silent: Option<String>,
     keys: Option<u64>,
@@ -71,13 +73,24 @@ fn of_target(name: &str, target: &Known, epoch: Epoch) -> Vec<String> {
 fn against(view: &View, node: NodeId, to: &str, target: &Known, other: &Known) -> Option<String> {
     let name = view.name_of(node);
     let missing = match &other.silent {
-        Some(silent) => format!("{name} is {silent}: writes that only it holds are lost"),
+        Some(silent) => Some(format!("{name} is {silent}: writes that only it holds are lost")),
         None if other.offset.is_none() => {
-            format!("{name} tells nothing of its data: writes that only it holds are lost")
+            Some(format!("{name} tells nothing of its data: writes that only it holds are lost"))
         }
-        None => String::new(),
+        None => None,
     };
-    let behind = match (target.lineage, other.lineage, target.offset, other.offset) {
+    let behind = behind(&name, to, target, other).or_else(|| {
+        let (epoch, offset) = other.served?;
+        let served = Known { lineage: Some(epoch), offset: Some(offset), ..other.clone() };
+        behind(&name, to, target, &served)
+    });
+    let said: Vec<String> = missing.into_iter().chain(behind).collect();
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
+/// What the target is known to lack, or not known to have, of another member's data.
+fn behind(name: &str, to: &str, target: &Known, other: &Known) -> Option<String> {
+    Some(match (target.lineage, other.lineage, target.offset, other.offset) {
         (Some(own), Some(theirs), ..) if theirs > own => {
             let epochs = theirs.0 - own.0;
             format!(
@@ -91,10 +104,8 @@ fn against(view: &View, node: NodeId, to: &str, target: &Known, other: &Known) -
         (Some(_), None, ..) if other.silent.is_none() && other.offset.is_some() && other.keys != Some(0) => {
             format!("nothing proves which epoch the data of {name} belongs to: it may hold what {to} lacks")
         }
-        _ => String::new(),
-    };
-    let said: Vec<String> = [missing, behind].into_iter().filter(|part| !part.is_empty()).collect();
-    (!said.is_empty()).then(|| said.join("; "))
+        _ => return None,
+    })
 }
 
 fn known(view: &View, decision: &Decision, name: &GroupName, group: &Group, seat: &Seat, node: NodeId) -> Known {
@@ -105,16 +116,14 @@ fn known(view: &View, decision: &Decision, name: &GroupName, group: &Group, seat
         seat.renewal.as_ref().filter(|(_, renewal)| group.primary_node() == Some(node) && renewal.epoch == group.epoch);
     let served = renewal.and_then(|(_, renewal)| Some((renewal.epoch, renewal.serving.as_ref()?.offset)));
     let info = seat.instance.seen().filter(|_| node == view.me);
+    // An instance that was restarted since it served has said so in its report: what it served is no part of that.
+    let said = report.map(|report| (report.lineage, Some(report.offset)));
+    let said = said.or(health.map(|health| (health.lineage, health.offset)));
+    let (lineage, offset) = said.unwrap_or_else(|| served.unzip());
     Known {
-        lineage: report
-            .map(|report| report.lineage)
-            .or(health.map(|health| health.lineage))
-            .flatten()
-            .or(served.map(|(epoch, _)| epoch)),
-        offset: report
-            .map(|report| report.offset)
-            .or(health.and_then(|health| health.offset))
-            .max(served.map(|(_, offset)| offset)),
+        lineage,
+        offset,
+        served,
         // Who fell silent a moment ago may be dead, and what it said before that is old.
         silent: super::silence::silent_beyond(view, node, (view.lease() / 2).max(SILENT)),
         keys: report.map(|report| report.keys).or(info.map(|info| info.keys)),

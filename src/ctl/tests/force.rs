@@ -1,9 +1,9 @@
 //! What is said before a promotion by force.
 
 use super::fixture::{self, Fixture, name};
-use crate::cluster::{Epoch, NodeId, Offset, Replid, RunId};
+use crate::cluster::{Epoch, Incumbent, NodeId, Offset, Replid, RunId, Version};
 use crate::ctl::force::risks;
-use crate::view::{Evidence, Report};
+use crate::view::{Evidence, Moment, Renewal, Report, Serving, Slot};
 use std::time::Duration;
 
 fn said(fixture: &Fixture, to: u64) -> String {
@@ -78,4 +78,41 @@ fn data_of_an_earlier_epoch_is_called_that_though_nobody_proves_a_later_one() {
     let text = said(&fixture, 3);
     assert!(text.contains("the data of n3 is of epoch 2, and the group came to epoch 3"), "{text}");
     assert!(text.contains("nothing proves which epoch the data of n2 belongs to: it may hold what n3 lacks"), "{text}");
+}
+
+/// The primary's last renewal speaks of the instance before; started anew, it may hold more than it said then, or less.
+#[test]
+fn what_a_primary_said_before_its_restart_proves_nothing_now() {
+    let mut fixture = fixture::no_primary();
+    fixture.group(|group| group.primary = Some(Incumbent { node: NodeId(2), run_id: RunId::from("before") }));
+    let now = fixture.view.now;
+    let serving = |offset| Serving {
+        replid: Replid::from("id"),
+        replid2: Replid::default(),
+        offset: Offset(offset),
+        followers: std::collections::BTreeMap::new(),
+        backlog: Offset(1),
+        full: Slot::default(),
+    };
+    let renewal = |offset| Renewal {
+        group: name(),
+        epoch: Epoch(3),
+        sent_at: Moment(0),
+        lease: Duration::from_millis(800),
+        left: Duration::ZERO,
+        version: Version(20),
+        guardians: Version(0),
+        serving: Some(serving(offset)),
+    };
+    fixture.seat().reports.insert(NodeId(3), report(3, Some(3), 129, 7));
+    fixture.seat().reports.insert(NodeId(2), report(2, None, 0, 9));
+    fixture.seat().renewal = Some((now, renewal(93)));
+    let text = said(&fixture, 3);
+    assert!(text.contains("nothing proves which epoch the data of n2 belongs to: it may hold what n3 lacks"), "{text}");
+    fixture.seat().reports.insert(NodeId(2), report(2, None, 0, 0));
+    let text = said(&fixture, 3);
+    assert!(!text.contains("n2"), "it came back empty, and n3 has all that it served: {text}");
+    fixture.seat().renewal = Some((now, renewal(193)));
+    let text = said(&fixture, 3);
+    assert!(text.contains("n3 lacks up to 64 bytes that n2 held when last heard"), "{text}");
 }
