@@ -297,19 +297,16 @@ impl View {
     }
 
     fn fold_vip(&mut self, name: &GroupName, seen: VipSight) {
-        let now = self.now;
+        let (now, lease) = (self.now, self.lease());
         let Some(seat) = self.seats.get_mut(name) else { return };
         match seen {
-            VipSight::Held => {
-                seat.vip.held = true;
-                seat.vip.trouble = None;
-            }
+            VipSight::Held => seat.vip.is_here(now),
             VipSight::Removed => {
                 seat.vip.held = false;
                 seat.vip.conflict = None;
                 seat.vip.refreshed_at = None;
             }
-            VipSight::Conflict { mac } => seat.vip.conflict = Some((mac, now)),
+            VipSight::Conflict { mac } => seat.vip.is_claimed(mac, now, lease),
             VipSight::Failed { why } => {
                 seat.vip.held = false;
                 seat.vip.trouble = Some(why);

@@ -255,6 +255,8 @@ pub enum Condition {
 pub struct VipState {
     /// Whether it is on this host.
     pub held: bool,
+    /// Since when.
+    pub since: Moment,
     /// When it was last refreshed.
     pub refreshed_at: Option<Moment>,
     /// The last failure, in words.
@@ -266,7 +268,26 @@ pub struct VipState {
 /// A conflict that was not seen for so long is over: longer than others are asked for the VIP.
 const CONFLICT_LASTS: Duration = Duration::from_secs(50);
 
+/// So long, and a lease, after the VIP came here its former holder may still answer for it: announcements on their way,
+/// and a frozen agent's kernel, which keeps it for its leash (S8).
+const FORMER_HOLDER: Duration = Duration::from_secs(3);
+
 impl VipState {
+    pub(super) fn is_here(&mut self, now: Moment) {
+        if !self.held {
+            self.since = now;
+        }
+        self.held = true;
+        self.trouble = None;
+    }
+
+    /// Another host answers for it; whoever goes on doing that is found again when it is asked for.
+    pub(super) fn is_claimed(&mut self, mac: String, now: Moment, lease: Duration) {
+        if self.held && now.since(self.since) >= lease + FORMER_HOLDER {
+            self.conflict = Some((mac, now));
+        }
+    }
+
     /// What is wrong with it now, in words.
     pub fn wrong(&self, now: Moment) -> Option<String> {
         let conflict = self.conflict.as_ref().filter(|(_, at)| self.held && now.since(*at) < CONFLICT_LASTS);

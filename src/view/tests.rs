@@ -454,3 +454,22 @@ fn what_was_accepted_is_not_proposed_again_before_it_is_applied() {
     answer(&mut third, 2010, false);
     assert_eq!(free_at(&third), ms(2110), "refused: not at once again");
 }
+
+/// An announcement of the former holder that comes late, or its kernel's answer within its leash, is no fault.
+#[test]
+fn the_former_holder_of_the_vip_is_no_conflict() {
+    let mut view = view(1, &state(3), Local::default(), None);
+    let mut vip = |when: u64, seen: VipSight| {
+        at(&mut view, when, What::Vip { group: name(), seen });
+        view.seats[&name()].vip.wrong(ms(when))
+    };
+    let claim = || VipSight::Conflict { mac: "02:00:00:00:00:03".to_owned() };
+    assert_eq!(vip(2000, VipSight::Held), None);
+    assert_eq!(vip(2001, claim()), None, "on its way when the VIP moved");
+    assert_eq!(vip(5700, VipSight::Held), None, "refreshed, it is here since 2 s");
+    assert_eq!(vip(5799, claim()), None, "a frozen agent's kernel");
+    assert!(vip(5800, claim()).is_some_and(|words| words.contains("02:00:00:00:00:03")));
+    assert_eq!(vip(5900, VipSight::Removed), None);
+    assert_eq!(vip(9900, VipSight::Held), None);
+    assert_eq!(vip(9901, claim()), None, "here anew");
+}
