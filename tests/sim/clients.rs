@@ -75,7 +75,9 @@ impl World {
             return;
         }
         let (alone, now) = (redis.min_replicas == 0, self.now);
-        let slow = self.hosts[host_at(at)].slow_redis || self.excused(at);
+        // With a full disk it is not told who came into F.
+        let slow =
+            self.hosts[host_at(at)].slow_redis || self.excused(at) || self.unkind.full_lately(host_at(at), now, TUNED);
         for (node, follower) in &found.followers {
             let row = self.insts[at].redis.replicas.get(&place(host_of(*node), group));
             let online = row.is_some_and(|row| row.online && now.saturating_sub(row.acked_at) <= 1000 * MS);

@@ -37,17 +37,19 @@ impl World {
         if lost.is_empty() || self.insts[primary].redis.upstream.is_some() {
             return;
         }
+        let saved = self.hosts[host].disk.groups.get(&self.names[number]).cloned().unwrap_or_default();
+        let attached = saved.attached.as_ref().map(|attached| attached.epoch);
         // An operator's force may put old data where a host's instance follows by itself, its agent being dead or frozen:
         // nobody is there to record it, and the prompt has named that host as silent.
-        let forced = self.committed().groups.get(&self.names[number]).and_then(|group| group.history.back());
-        let forced = forced.is_some_and(|change| change.guarantee == Guarantee::Forced);
+        let history = self.committed().groups.get(&self.names[number]).map(|group| &group.history);
+        let forced = history.into_iter().flatten().any(|change| {
+            change.guarantee == Guarantee::Forced && attached.is_none_or(|attached| change.epoch > attached)
+        });
         if forced && (self.hosts[host].agent.is_none() || self.hosts[host].stalled) {
             return;
         }
         self.covered.losses += 1;
         let count = lost.len() as u64;
-        let saved = self.hosts[host].disk.groups.get(&self.names[number]).cloned().unwrap_or_default();
-        let attached = saved.attached.as_ref().map(|attached| attached.epoch);
         // Cut short and begun again, by a restarted process or in a later epoch, it was on record for the first time.
         let known = saved.diverged.filter(|known| {
             let same = known.run_id == own.run_id() && known.offset.0 == own.offset;

@@ -4,7 +4,7 @@ use crate::agent::{host_of, id};
 use crate::redis::Link;
 use crate::trace::label;
 use crate::world::{World, place};
-use mainstay::cluster::{Durability, Why};
+use mainstay::cluster::{Change, Durability, Guarantee, Why};
 
 impl World {
     /// Every group.
@@ -59,6 +59,12 @@ impl World {
                 continue;
             }
             let Some(agent) = &self.hosts[host_of(*node)].agent else { return Err(format!("{node} has no agent")) };
+            // Data from before the group was founded, of which a cold start or a force has cut the kinship: it is refused
+            // and kept, and an operator decides (S13).
+            let cut = |change: &Change| matches!(change.guarantee, Guarantee::ColdStart(_) | Guarantee::Forced);
+            if agent.view.foreign_keys(name).is_some() && group.history.iter().any(cut) {
+                continue;
+            }
             let info = agent.view.seats.get(name).and_then(|seat| seat.instance.seen());
             let lineage = info.and_then(|info| agent.view.lineage_of(name, info));
             let link = self.insts[at].redis.link;

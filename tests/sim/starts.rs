@@ -223,7 +223,8 @@ impl World {
         if found.start == Start::TwoSets && !found.chosen {
             self.violate("adoption-never-guesses", format!("{} was chosen among two sets of data", label(at)));
         }
-        if found.start != Start::Adopt {
+        // What an operator chose is his to answer for.
+        if found.start != Start::Adopt || found.chosen {
             return;
         }
         if missing > 0 {
