@@ -4,8 +4,8 @@
 
 use super::command::{Command, Expect, GroupCommand, GroupIntro, GuardianChange, PhaseKind};
 use super::state::{
-    CAUSE_LIMIT, Change, Departed, Follower, FormerQuorum, Group, HISTORY_LIMIT, Incumbent, Member, Node, Phase,
-    START_LIMIT, Start, State, Why, majority,
+    CAUSE_LIMIT, Change, Departed, Follower, FormerQuorum, Group, Guarantee, HISTORY_LIMIT, Incumbent, Member, Node,
+    Phase, START_LIMIT, Start, State, Why, majority,
 };
 use super::words::{GroupName, NodeId, RunId, Version};
 use serde::{Deserialize, Serialize};
@@ -401,11 +401,16 @@ impl Group {
         let Phase::Sealing { next, why, .. } = self.phase else {
             return Err(Rejection::Outdated { epoch: self.epoch });
         };
-        let member = self.members.get_mut(successor).ok_or(Rejection::NoSuchNode(*successor))?;
+        let member = self.members.get(successor).ok_or(Rejection::NoSuchNode(*successor))?;
         if member.priority == 0 {
             return Err(Rejection::NotPromotable(*successor));
         }
-        member.adopted = true;
+        // S13: what others hold was given up for the data of the node that an operator had chosen, if that has any. A force
+        // asks neither: they are kept apart until it is said again.
+        let given_up = self.epoch.0 != 0 || *guarantee != Guarantee::Forced;
+        for (node, member) in &mut self.members {
+            member.adopted = (member.adopted && given_up) || node == successor;
+        }
         let from = self.primary.replace(Incumbent { node: *successor, run_id: run_id.clone() });
         if let Some(old) = &from
             && old.node != *successor

@@ -23,6 +23,8 @@ struct Known {
     /// For how long it has not been heard, in words.
     silent: Option<String>,
     keys: Option<u64>,
+    /// It is the primary or in F: what it acknowledged counted.
+    counted: bool,
     voided: bool,
 }
 
@@ -84,6 +86,9 @@ fn against(view: &View, node: NodeId, to: &str, target: &Known, other: &Known) -
         let served = Known { lineage: Some(epoch), offset: Some(offset), ..other.clone() };
         behind(&name, to, target, &served)
     });
+    let emptied = (other.counted && other.keys == Some(0) && other.lineage.is_none() && target.keys != Some(0))
+        .then(|| format!("{name} came back empty: what it acknowledged and {to} does not hold is lost"));
+    let behind = behind.or(emptied);
     let said: Vec<String> = missing.into_iter().chain(behind).collect();
     (!said.is_empty()).then(|| said.join("; "))
 }
@@ -127,6 +132,7 @@ fn known(view: &View, decision: &Decision, name: &GroupName, group: &Group, seat
         // Who fell silent a moment ago may be dead, and what it said before that is old.
         silent: super::silence::silent_beyond(view, node, (view.lease() / 2).max(SILENT)),
         keys: report.map(|report| report.keys).or(info.map(|info| info.keys)),
+        counted: group.primary_node() == Some(node) || group.followers.contains_key(&node),
         voided: report.is_some_and(|report| report.voided),
     }
 }

@@ -111,7 +111,11 @@ fn what_a_primary_said_before_its_restart_proves_nothing_now() {
     assert!(text.contains("nothing proves which epoch the data of n2 belongs to: it may hold what n3 lacks"), "{text}");
     fixture.seat().reports.insert(NodeId(2), report(2, None, 0, 0));
     let text = said(&fixture, 3);
-    assert!(!text.contains("n2"), "it came back empty, and n3 has all that it served: {text}");
+    assert!(text.contains("n2 came back empty: what it acknowledged and n3 does not hold is lost"), "{text}");
+    fixture.group(|group| group.followers.clear());
+    fixture.group(|group| group.primary = Some(Incumbent { node: NodeId(1), run_id: RunId::from("r1") }));
+    assert!(!said(&fixture, 3).contains("n2"), "a newcomer that never counted");
+    fixture.group(|group| group.primary = Some(Incumbent { node: NodeId(2), run_id: RunId::from("before") }));
     fixture.seat().renewal = Some((now, renewal(193)));
     let text = said(&fixture, 3);
     assert!(text.contains("n3 lacks up to 64 bytes that n2 held when last heard"), "{text}");

@@ -109,6 +109,22 @@ fn s13_the_operators_choice_settles_it_but_not_for_an_empty_one() {
     let state = unborn(&[bootstrap(2)]);
     assert_eq!(chosen(&choice(&state, &data, 0)), Some((2, Guarantee::Fresh)));
     assert!(state.groups[&name()].members.values().all(|member| member.adopted), "what the others hold is given up");
+    let given_up = |node: u64, guarantee| -> Vec<bool> {
+        let mut state = state.clone();
+        let run_id = RunId(format!("run{node}"));
+        let successor = NodeId(node);
+        apply(
+            &mut state,
+            GroupCommand::Promote { successor, run_id, start: Offset(9), data: None, guarantee, at_unix_ms: 0 },
+        );
+        state.groups[&name()].members.values().map(|member| member.adopted).collect()
+    };
+    assert_eq!(given_up(2, Guarantee::Fresh), [true; 3]);
+    assert_eq!(
+        given_up(1, Guarantee::Forced),
+        [true, false, false],
+        "for the data of n2 it was given up, and for no other"
+    );
     let holding = vec!["n1".to_owned(), "n2".to_owned()];
     let refused = Choice::Wait(Reason::EmptyChoice { chosen: "n3".to_owned(), holding });
     assert_eq!(choice(&unborn(&[bootstrap(3)]), &data, 0), refused);
