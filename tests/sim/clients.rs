@@ -78,6 +78,13 @@ impl World {
         // With a full disk it is not told who came into F.
         let slow =
             self.hosts[host_at(at)].slow_redis || self.excused(at) || self.unkind.full_lately(host_at(at), now, TUNED);
+        // One command at a time: after a switchover that failed, say, the setting is the next.
+        let agent = self.hosts[host_at(at)].agent.as_ref();
+        let seat = agent.and_then(|agent| Some((agent.view.now, agent.view.seats.get(&self.names[group])?)));
+        let busy = seat.is_some_and(|(now, seat)| {
+            seat.instance.task.is_some() || now.since(seat.instance.task_ended) < std::time::Duration::from_millis(100)
+        });
+        let slow = slow || busy;
         for (node, follower) in &found.followers {
             let row = self.insts[at].redis.replicas.get(&place(host_of(*node), group));
             let online = row.is_some_and(|row| row.online && now.saturating_sub(row.acked_at) <= 1000 * MS);

@@ -2,9 +2,11 @@
 
 use crate::agent::{host_of, id};
 use crate::redis::Link;
+use crate::starts::Start;
 use crate::trace::label;
 use crate::world::{World, place};
-use mainstay::cluster::{Change, Durability, Guarantee, Why};
+use mainstay::cluster::{Change, Durability, GroupName, Guarantee, Why};
+use mainstay::decide::{Choice, Reason, choose};
 
 impl World {
     /// Every group.
@@ -34,7 +36,9 @@ impl World {
     fn group_settled(&self, number: usize) -> Result<(), String> {
         let name = &self.names[number];
         let Some(group) = self.committed().groups.get(name) else { return Err("no group".to_owned()) };
-        let Some(primary) = group.primary_node().map(host_of) else { return Err("no primary".to_owned()) };
+        let Some(primary) = group.primary_node().map(host_of) else {
+            return Err(format!("no primary: {:?}", self.choice(name)));
+        };
         let at = place(primary, number);
         let redis = &self.insts[at].redis;
         if redis.upstream.is_some() || !self.leased(at) {
@@ -81,14 +85,20 @@ impl World {
         hosts.clone().any(|host| host.agent.as_ref().is_none_or(|agent| agent.view.stopping.is_some()))
     }
 
+    /// Whom the leader would promote, or what it waits for.
+    fn choice(&self, name: &GroupName) -> Option<Choice> {
+        let agent = self.raft.leader.and_then(|leader| self.hosts[leader].agent.as_ref())?;
+        let (group, seat) = (agent.view.group(name)?, agent.view.seats.get(name)?);
+        Some(choose(&agent.view, name, group, seat))
+    }
+
     /// The group whose leader waits for an operator, as the design allows (S13, S14, priority 0).
     pub fn needs_operator(&self) -> Option<usize> {
-        use mainstay::decide::{Choice, Reason, choose};
-        let agent = self.raft.leader.and_then(|leader| self.hosts[leader].agent.as_ref())?;
         (0..self.names.len()).find(|number| {
             let name = &self.names[*number];
-            let (Some(group), Some(seat)) = (agent.view.group(name), agent.view.seats.get(name)) else { return false };
-            let choice = choose(&agent.view, name, group, seat);
+            let (Some(group), Some(choice)) = (self.committed().groups.get(name), self.choice(name)) else {
+                return false;
+            };
             // One that was named and does not report is given up without anybody's help.
             let holds = |at: usize| self.insts[at].redis.alive && !self.insts[at].redis.data.is_empty();
             let alone = group.forced.is_some()
@@ -100,8 +110,12 @@ impl World {
             let node = group.primary_node().map(host_of).unwrap_or_default();
             let never = group.history.back().is_some_and(|change| change.why == Why::NeverServed);
             let late = self.net.for_good[node] > 0 && never;
+            // The hosts of a group that was adopted lost power before its first promotion, and with that their kinship.
+            let apart = matches!(choice, Choice::Wait(Reason::TwoDataSets(_)))
+                && self.books[*number].found.start != Start::TwoSets;
             // Who is gone may hold what nobody else does.
             late || gone
+                || apart
                 || matches!(choice, Choice::Wait(Reason::NothingProves(_) | Reason::NobodyPromotable))
                 || (proof && group.durability == Durability::Quorum)
         })
