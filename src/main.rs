@@ -6,8 +6,9 @@
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+use mainstay::agent::emergency::{self, Which};
 use mainstay::agent::order::{self, Order, Stage};
-use mainstay::agent::{self, Ended, emergency};
+use mainstay::agent::{self, Ended};
 use mainstay::cluster::GroupName;
 use mainstay::config::{self, Config, ConfigError, Host, HostPort, Overrides};
 use mainstay::ctl::DEFAULT_SOCKET;
@@ -158,9 +159,12 @@ enum Command {
     },
     /// Stop serving on this host now: seal its instances and drop its VIPs, agent running or not
     Fence {
-        /// Only where this host's lease has lapsed and no agent runs (for ExecStopPost)
+        /// Only where no agent runs, and this host's lease has lapsed (for ExecStopPost)
         #[arg(long)]
         if_lapsed: bool,
+        /// Only where no agent runs, and this host held a lease: nobody will renew it (for ExecStopPost)
+        #[arg(long, conflicts_with = "if_lapsed")]
+        if_held: bool,
         /// The agent's control socket; else the one of the config
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
@@ -317,7 +321,9 @@ async fn run(command: Command) -> Result<u8, Failure> {
         Command::Members { json, socket } => command::members(&socket.path()?, json).await,
         Command::Leave { node, socket } => command::change(&socket.path()?, &Request::Leave { node }).await,
         Command::Join { address, socket, config } => join(address.to_string(), socket, &config).await,
-        Command::Fence { if_lapsed, socket, config } => fence(if_lapsed, socket, &config).await,
+        Command::Fence { if_lapsed: true, socket, config, .. } => fence(Which::Lapsed, socket, &config).await,
+        Command::Fence { if_held: true, socket, config, .. } => fence(Which::Held, socket, &config).await,
+        Command::Fence { socket, config, .. } => fence(Which::All, socket, &config).await,
         Command::Events { group: name, follow, json, all, socket } => {
             let options = EventsOptions { group: group(name), follow, json, all };
             events::events(&socket.path()?, &options).await
@@ -437,16 +443,16 @@ fn file_code(error: &std::io::Error) -> Code {
 }
 
 /// Through the agent if it does it; else, for it is the emergency brake, without it.
-async fn fence(if_lapsed: bool, socket: Option<PathBuf>, file: &Path) -> Result<u8, Failure> {
+async fn fence(which: Which, socket: Option<PathBuf>, file: &Path) -> Result<u8, Failure> {
     let loaded = config::load(file);
     let socket = match (socket, &loaded) {
         (Some(socket), _) => socket,
         (None, Ok((config, _))) => config.control_socket.clone(),
         (None, Err(_)) => PathBuf::from(DEFAULT_SOCKET),
     };
-    let request = if if_lapsed { Request::Members {} } else { Request::FenceHere {} };
+    let request = if which == Which::All { Request::FenceHere {} } else { Request::Members {} };
     match client::ask(&socket, &request).await {
-        Ok(_) if if_lapsed => {
+        Ok(_) if which != Which::All => {
             emit("left alone: an agent runs here and looks after its lease itself\n")?;
             return Ok(0);
         }
@@ -459,14 +465,11 @@ async fn fence(if_lapsed: bool, socket: Option<PathBuf>, file: &Path) -> Result<
         Err(error) => eprintln!("mainstay: {error}; going on without it"),
     }
     let (config, _) = loaded.map_err(config_failure)?;
-    fence_directly(&config, &socket, if_lapsed).await
+    fence_directly(&config, &socket, which).await
 }
 
-async fn fence_directly(config: &Config, socket: &Path, if_lapsed: bool) -> Result<u8, Failure> {
-    let fenced = match if_lapsed {
-        true => emergency::fence_if_lapsed(config, socket).await,
-        false => emergency::fence(config).await,
-    };
+async fn fence_directly(config: &Config, socket: &Path, which: Which) -> Result<u8, Failure> {
+    let fenced = emergency::fence(config, which, socket).await;
     if fenced.is_empty() {
         emit("nothing to fence: the config has no [[group]], this node is a witness\n")?;
     }

@@ -302,7 +302,7 @@ fn fence_seals_the_instance_without_an_agent() {
 }
 
 #[test]
-fn fence_if_lapsed_goes_by_the_stamp() {
+fn fence_goes_by_the_stamp_where_it_is_told_to() {
     let dir = TempDir::new().expect("a directory");
     let redis = Redis::start(dir.path(), None);
     let file = config(dir.path(), redis.port, "");
@@ -316,17 +316,27 @@ fn fence_if_lapsed_goes_by_the_stamp() {
         while open().all().get(&group) != Some(&stamp) {
             assert!(begun.elapsed() < Duration::from_secs(10), "not written");
         }
-        let out = run(mainstay().args(["fence", "--if-lapsed", "--config"]).arg(&file));
-        assert_eq!(out.code, 0, "{}", out.stderr);
-        out.stdout
+        let file = file.clone();
+        move |only: &str| {
+            let out = run(mainstay().args(["fence", only, "--config"]).arg(&file));
+            assert_eq!(out.code, 0, "{}", out.stderr);
+            out.stdout
+        }
     };
     let leased = |until| Stamp::Leased { epoch: Epoch(4), run_id: RunId::from("r"), until };
-    let held = stamp(leased(now + Duration::from_secs(60)));
-    assert!(held.starts_with("mymaster: left alone: the lease for epoch 4 holds for"), "{held}");
     let given = stamp(Stamp::Surrendered { epoch: Epoch(4) });
-    assert!(given.starts_with("mymaster: left alone: epoch 4 was fenced"), "{given}");
+    for only in ["--if-lapsed", "--if-held"] {
+        let given = given(only);
+        assert!(given.starts_with("mymaster: left alone: epoch 4 was fenced"), "{given}");
+    }
+    let fence = stamp(leased(now + Duration::from_secs(60)));
+    let held = fence("--if-lapsed");
+    assert!(held.starts_with("mymaster: left alone: the lease for epoch 4 holds for"), "{held}");
     assert!(redis.cli(&["ROLE"]).starts_with("master"));
-    let lapsed = stamp(leased(now));
+    let unattended = fence("--if-held");
+    assert!(unattended.starts_with("mymaster: instance sealed"), "no agent comes back: {unattended}");
+    assert!(redis.cli(&["REPLICAOF", "NO", "ONE"]).contains("OK"));
+    let lapsed = stamp(leased(now))("--if-lapsed");
     assert!(lapsed.starts_with("mymaster: instance sealed"), "{lapsed}");
     assert!(redis.cli(&["ROLE"]).starts_with("slave"));
 }

@@ -16,7 +16,6 @@ use crate::redis::{Commander, Endpoint, FenceBudgets, FenceOutcome, FenceReport,
 use crate::view::{Moment, Stamp};
 use crate::vip::{Vip, VipError, VipSpec, destroy_address, destroy_port};
 use futures_util::future::join_all;
-use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
@@ -36,12 +35,14 @@ const MAX_PASSWORD: u64 = 4096;
 const _: () = assert!(LIMIT.as_millis() >= CONFIRM.as_millis() + CLOSE.as_millis() + 5 * KERNEL.as_millis());
 
 /// Which groups.
-#[derive(Debug, Clone, Copy)]
-enum Scope<'a> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
     /// Every one.
     All,
-    /// Those whose lease stamp says that this host held a lease and that it has lapsed.
-    IfLapsed { stamps: &'a BTreeMap<GroupName, Stamp>, now: Moment },
+    /// Those whose lease stamp says that this host held a lease and did not surrender it: no agent will.
+    Held,
+    /// Of those, whose lease has lapsed.
+    Lapsed,
 }
 
 /// What was done for one group.
@@ -64,24 +65,14 @@ pub struct Trouble {
     pub permission: bool,
 }
 
-/// Fences this host. One entry for each group of the config, in its order.
-pub async fn fence(config: &Config) -> Vec<Fenced> {
-    fence_groups(config, Scope::All).await
-}
-
-/// The same, but only for groups whose lease stamp beside `socket` says that the lease has lapsed.
-pub async fn fence_if_lapsed(config: &Config, socket: &Path) -> Vec<Fenced> {
-    match stamp::read(socket) {
-        Ok(stamps) => fence_groups(config, Scope::IfLapsed { stamps: &stamps, now: clock::now() }).await,
-        // No agent runs without a stamp it can believe: nobody's lease is cut short.
-        Err(_) => fence_groups(config, Scope::All).await,
-    }
-}
-
-async fn fence_groups(config: &Config, scope: Scope<'_>) -> Vec<Fenced> {
+/// Fences this host. One entry for each group of the config, in its order. The lease stamp lies beside `socket`; where it
+/// cannot be believed all are fenced: no agent runs without one, so nobody's lease is cut short.
+pub async fn fence(config: &Config, which: Which, socket: &Path) -> Vec<Fenced> {
+    let stamps = if which == Which::All { None } else { stamp::read(socket).ok() };
+    let (stamps, now) = (stamps.as_ref(), clock::now());
     join_all(config.groups.iter().map(|group| async move {
         let mut fenced = Fenced { group: GroupName(group.name.clone()), done: Vec::new(), failed: Vec::new() };
-        match spared(scope, &fenced.group) {
+        match stamps.and_then(|stamps| spared(which, stamps.get(&fenced.group), now)) {
             Some(why) => fenced.done.push(why),
             None => fence_group(group, &mut fenced).await,
         }
@@ -91,12 +82,11 @@ async fn fence_groups(config: &Config, scope: Scope<'_>) -> Vec<Fenced> {
 }
 
 /// Why the group is not to be touched; None if it is to be fenced.
-fn spared(scope: Scope<'_>, group: &GroupName) -> Option<String> {
-    let Scope::IfLapsed { stamps, now } = scope else { return None };
-    match stamps.get(group) {
+fn spared(which: Which, stamp: Option<&Stamp>, now: Moment) -> Option<String> {
+    match stamp {
         None => Some("left alone: this host has held no lease since it booted".to_owned()),
         Some(Stamp::Surrendered { epoch }) => Some(format!("left alone: epoch {epoch} was fenced and surrendered")),
-        Some(Stamp::Leased { epoch, until, .. }) if *until > now => {
+        Some(Stamp::Leased { epoch, until, .. }) if which == Which::Lapsed && *until > now => {
             let left = until.since(now).as_millis();
             Some(format!("left alone: the lease for epoch {epoch} holds for {left} ms more"))
         }
@@ -227,20 +217,22 @@ mod tests {
     use crate::cluster::{Epoch, RunId};
 
     #[test]
-    fn only_a_lapsed_lease_is_fenced_when_asked_for_that() {
+    fn the_stamp_says_who_is_fenced() {
         let now = Moment(1_000_000_000);
         let leased = |until| Stamp::Leased { epoch: Epoch(4), run_id: RunId::from("r"), until: Moment(until) };
-        let stamps = BTreeMap::from([
-            (GroupName::from("lapsed"), leased(1_000_000_000)),
-            (GroupName::from("held"), leased(1_250_000_000)),
-            (GroupName::from("given"), Stamp::Surrendered { epoch: Epoch(3) }),
-        ]);
-        let scope = Scope::IfLapsed { stamps: &stamps, now };
-        let said = |name: &str| spared(scope, &GroupName::from(name));
-        assert_eq!(said("lapsed"), None);
-        assert_eq!(said("held").as_deref(), Some("left alone: the lease for epoch 4 holds for 250 ms more"));
-        assert_eq!(said("given").as_deref(), Some("left alone: epoch 3 was fenced and surrendered"));
-        assert_eq!(said("unknown").as_deref(), Some("left alone: this host has held no lease since it booted"));
-        assert_eq!(spared(Scope::All, &GroupName::from("held")), None);
+        let (lapsed, held, given) =
+            (leased(1_000_000_000), leased(1_250_000_000), Stamp::Surrendered { epoch: Epoch(3) });
+        for which in [Which::Held, Which::Lapsed] {
+            let said = |stamp: Option<&Stamp>| spared(which, stamp, now);
+            assert_eq!(said(Some(&lapsed)), None);
+            let given = said(Some(&given));
+            assert_eq!(given.as_deref(), Some("left alone: epoch 3 was fenced and surrendered"));
+            let never = said(None);
+            assert_eq!(never.as_deref(), Some("left alone: this host has held no lease since it booted"));
+        }
+        let held = |which| spared(which, Some(&held), now);
+        assert_eq!(held(Which::Held), None, "no agent will renew it");
+        let words = Some("left alone: the lease for epoch 4 holds for 250 ms more".to_owned());
+        assert_eq!(held(Which::Lapsed), words);
     }
 }

@@ -143,7 +143,7 @@ pub(super) async fn set_aside(
 ) -> Ended {
     tracing::error!(message_id = SET_ASIDE, "{why}");
     notifier.status(why);
-    for fenced in emergency::fence(config).await {
+    for fenced in emergency::fence(config, emergency::Which::All, &config.control_socket).await {
         fenced.failed.iter().for_each(|trouble| tracing::warn!(group = %fenced.group, "{}", trouble.text));
     }
     loop {

@@ -163,7 +163,7 @@ pub async fn run(config: Config, warnings: Vec<Warning>, source: Source) -> anyh
 /// S1: a lease found lapsed is fenced before anything else, whatever may keep this agent from running. Bounded by
 /// [`emergency::LIMIT`]; where no lease was held it does nothing.
 async fn fence_if_lapsed(config: &Config) {
-    for fenced in emergency::fence_if_lapsed(config, &config.control_socket).await {
+    for fenced in emergency::fence(config, emergency::Which::Lapsed, &config.control_socket).await {
         let group = &fenced.group;
         fenced.done.iter().for_each(|done| tracing::debug!(group = %group, "at the start: {done}"));
         fenced.failed.iter().for_each(|trouble| tracing::error!(group = %group, "{}", trouble.text));

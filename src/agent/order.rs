@@ -10,8 +10,9 @@ use crate::config::Config;
 use crate::store::{Store, found_generation, set_aside};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -67,14 +68,23 @@ pub fn read(dir: &Path) -> anyhow::Result<Option<Order>> {
     order.map(Some).with_context(|| format!("{} is no order; remove it", path(dir).display()))
 }
 
-/// Gives an order, durably.
+/// Gives an order, durably. Root gives it in a directory that is the agent's own: whatever bears the file's name there is
+/// not written through, and the file becomes the agent's.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn give(dir: &Path, order: &Order) -> anyhow::Result<()> {
     let fresh = path(dir).with_extension("new");
     let write = || -> io::Result<()> {
-        let mut file = File::create(&fresh)?;
+        match fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        let owner = fs::metadata(dir)?;
+        if owner.uid() != file.metadata()?.uid() {
+            fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        }
         file.write_all(&serde_json::to_vec_pretty(order)?)?;
         file.sync_all()?;
         fs::rename(&fresh, path(dir))?;
@@ -118,7 +128,7 @@ pub async fn carry_out(config: &Config) -> anyhow::Result<Option<String>> {
         Stage::Leaving(kept) => kept,
         Stage::Asked => {
             let kept = kept_of(dir, cluster, node).await;
-            for fenced in emergency::fence(config).await {
+            for fenced in emergency::fence(config, emergency::Which::All, &config.control_socket).await {
                 fenced.failed.iter().for_each(|trouble| tracing::warn!(group = %fenced.group, "{}", trouble.text));
             }
             // Its epochs were counted by another generation.

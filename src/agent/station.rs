@@ -222,16 +222,17 @@ impl Station {
             let seen = match result {
                 None => None,
                 Some(Ok(outcome)) => {
-                    if outcome.newly_added {
-                        let mut held = lock(&holding);
+                    // Also where the kernel's answer to the first time came too late: nobody has told the network yet.
+                    let mut held = lock(&holding);
+                    if outcome.newly_added || held.series.is_none() {
                         held.end();
                         held.series = Some(vip.announce_series());
                         held.probing =
                             Some(tokio::spawn(probe(group.clone(), Arc::clone(&vip), leash, events.clone())));
-                        drop(held);
                         let address = vip.spec().address;
                         tracing::info!(group = %group, vip = %address, message_id = catalog::VIP_HERE, "VIP is on this host");
                     }
+                    drop(held);
                     Some(VipSight::Held)
                 }
                 Some(Err(error)) => {

@@ -131,12 +131,12 @@ impl Commander {
         Ok((link, FenceOutcome::Sealed, after))
     }
 
-    /// A fresh connection; when the instance has none left (it says so, or just closes), the posture connection,
-    /// if nothing is outstanding on it.
+    /// A fresh connection; when the instance has none left (it says so, or just closes), or takes the login no more or
+    /// not yet, the posture connection, if nothing is outstanding on it.
     async fn link(&self, deadline: Instant) -> Result<Link<'_>, Error> {
         match Conn::open(&self.endpoint, deadline).await {
             Ok(conn) => Ok(Link { conn: Some(conn), slot: None }),
-            Err(full @ (Error::Full { .. } | Error::Closed { .. })) => {
+            Err(full @ (Error::Full { .. } | Error::Closed { .. } | Error::Auth { .. })) => {
                 let Ok(mut slot) = self.slot.try_lock() else {
                     return Err(full);
                 };

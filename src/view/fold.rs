@@ -307,10 +307,8 @@ impl View {
                 seat.vip.refreshed_at = None;
             }
             VipSight::Conflict { mac } => seat.vip.is_claimed(mac, now, lease),
-            VipSight::Failed { why } => {
-                seat.vip.held = false;
-                seat.vip.trouble = Some(why);
-            }
+            // A refresh that failed takes nothing off; whatever does is told as removed.
+            VipSight::Failed { why } => seat.vip.trouble = Some(why),
         }
     }
 

@@ -47,6 +47,7 @@ impl View {
             self.settle_attachment(name, group);
             self.settle_leader(name, group);
             self.settle_departures(name, group);
+            self.settle_stopping(name);
         }
     }
 

@@ -98,10 +98,18 @@ impl View {
         if seat.instance.unit.releasing.as_ref().is_none_or(|(known, _)| *known != run_id) {
             seat.instance.unit.releasing = Some((run_id, now));
         }
-        if let Some(report) = seat.membership.report.as_mut() {
-            report.stopping = true;
-        }
         self.urgent = true;
+    }
+
+    /// What a report says of its instance's way out holds no longer than that takes: whoever is stopped by hand and goes on
+    /// after all can be chosen again.
+    pub(super) fn settle_stopping(&mut self, name: &GroupName) {
+        let stopping = self.leaving_since(name).is_some();
+        let report = self.seats.get_mut(name).and_then(|seat| seat.membership.report.as_mut());
+        if let Some(report) = report.filter(|report| report.stopping != stopping) {
+            report.stopping = stopping;
+            self.urgent = true;
+        }
     }
 
     pub(super) fn fold_cause(&mut self, name: &GroupName, epoch: Epoch, text: String) {
