@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 const FILE: &str = "boot";
 
@@ -88,6 +89,21 @@ pub(super) fn causes(view: &View, stamps: &Stamps, since: Since) -> VecDeque<Wha
     reigned
         .map(|(name, group)| What::Cause { group: name.clone(), epoch: group.epoch, text: text.to_owned() })
         .collect()
+}
+
+/// A node that is new to the cluster learns its lease only now, and its file says another: the agent starts again, for the
+/// instance's and the VIP's bounds are parts of it (S8).
+pub(super) fn lease_is_another(view: &View, opened: Duration) -> bool {
+    let lease = view.state.lease;
+    let another = !lease.is_zero() && lease != opened;
+    if another {
+        tracing::warn!(
+            "the cluster's lease is {} ms, not {} ms as in this node's file: starting again with it",
+            lease.as_millis(),
+            opened.as_millis()
+        );
+    }
+    another
 }
 
 #[cfg(test)]

@@ -208,6 +208,8 @@ pub(super) struct Agent {
     source: Source,
     /// What is in force of the file.
     config: Config,
+    /// What the stations were opened with.
+    lease: Duration,
 }
 
 /// What an agent is made of.
@@ -274,6 +276,7 @@ impl Agent {
             hooks,
             source,
             config,
+            lease,
         })
     }
 
@@ -391,6 +394,7 @@ impl Agent {
         let mut decision = step(&mut self.view, &self.policy, Event { at, what });
         let actions = std::mem::take(&mut decision.actions);
         self.decision = decision;
+        self.again = self.again || boot::lease_is_another(&self.view, self.lease);
         let mut done = false;
         for action in actions {
             done |= action == Action::Exit;
@@ -462,8 +466,13 @@ impl Agent {
         let (store, queue) = (self.store.clone(), self.queue.clone());
         tokio::spawn(async move {
             let mut wait = Duration::from_millis(10);
+            let mut said = String::new();
             while let Err(error) = store.save_local(&local).await {
-                tracing::error!(error = %error, "this node's record could not be written; trying again");
+                let why = error.to_string();
+                if why != said {
+                    tracing::error!(error = %why, "this node's record could not be written; trying again until it is");
+                    said = why;
+                }
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(SAVE_BACKOFF);
             }

@@ -8,6 +8,7 @@ use super::clock;
 use super::station::translate;
 use super::tasks::{Hands, Report};
 use crate::cluster::{Diverged, GroupName};
+use crate::redis::{Damaged, Piece, RdbFile};
 use crate::view::Outcome;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -23,8 +24,8 @@ pub(super) const MAX_FILES: usize = 16;
 const RESERVE: u64 = 64 << 20;
 /// A single answer of the instance, with one chunk of values in it.
 const STEP: Duration = Duration::from_secs(20);
-/// Pieces on their way to the disk.
-const PIECES: usize = 4;
+/// Pieces on their way to the disk: each is some megabytes, or one value.
+const PIECES: usize = 2;
 /// The ending of a file that is not complete.
 const PART: &str = "part";
 
@@ -39,6 +40,8 @@ enum SaveError {
     Io { path: PathBuf, source: io::Error },
     #[error("the thread that writes {} ended early", .path.display())]
     Lost { path: PathBuf },
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
 }
 
 /// Where quarantined files of this node lie.
@@ -66,13 +69,9 @@ async fn save(hands: &Hands, group: &GroupName, found: &Diverged) -> Result<Outc
     }
     let (pieces, incoming) = mpsc::channel(PIECES);
     let (need, file) = (info.used_memory, path.clone());
-    let writing = tokio::task::spawn_blocking(move || write(&dir, &file, need, incoming));
-    let remarks = remarks(group, found);
-    let dumped = hands.commander.dump(&found.run_id.0, &remarks, STEP, &pieces).await;
-    if dumped.is_ok() {
-        // An empty piece says that the file is complete; without it the writer throws away what it has.
-        let _ = pieces.send(Vec::new()).await;
-    }
+    let rdb = RdbFile::new(remarks(group, found));
+    let writing = tokio::task::spawn_blocking(move || write(&dir, &file, need, rdb, incoming));
+    let dumped = hands.commander.dump(&found.run_id.0, STEP, &pieces).await;
     drop(pieces);
     let written = writing.await.unwrap_or_else(|_| Err(SaveError::Lost { path: path.clone() }));
     written.map_err(|error| error.to_string())?;
@@ -82,9 +81,9 @@ async fn save(hands: &Hands, group: &GroupName, found: &Diverged) -> Result<Outc
 }
 
 /// What the file says of itself; servers ignore it.
-fn remarks(group: &GroupName, found: &Diverged) -> [(&'static str, String); 4] {
+fn remarks(group: &GroupName, found: &Diverged) -> Vec<(&'static str, String)> {
     let bytes = found.bytes.map_or_else(|| "unknown".to_owned(), |bytes| bytes.to_string());
-    [
+    vec![
         ("mainstay-group", group.to_string()),
         ("mainstay-epoch", found.epoch.to_string()),
         ("mainstay-offset", found.offset.to_string()),
@@ -98,7 +97,13 @@ fn stem(path: &Path) -> String {
     name.rfind("-e").map_or(name.clone(), |end| name[..end + 2].to_owned())
 }
 
-fn write(dir: &Path, path: &Path, need: u64, mut incoming: mpsc::Receiver<Vec<u8>>) -> Result<(), SaveError> {
+fn write(
+    dir: &Path,
+    path: &Path,
+    need: u64,
+    rdb: RdbFile,
+    mut incoming: mpsc::Receiver<Piece>,
+) -> Result<(), SaveError> {
     let at = |source| SaveError::Io { path: dir.to_owned(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at)?;
     let stem = stem(path);
@@ -119,7 +124,7 @@ fn write(dir: &Path, path: &Path, need: u64, mut incoming: mpsc::Receiver<Vec<u8
     }
     room(dir, need)?;
     let part = path.with_extension(PART);
-    let result = fill(dir, &part, &mut incoming);
+    let result = fill(dir, &part, rdb, &mut incoming);
     match result {
         Ok(true) => {
             fs::rename(&part, path).map_err(|source| SaveError::Io { path: path.to_owned(), source })?;
@@ -135,16 +140,18 @@ fn write(dir: &Path, path: &Path, need: u64, mut incoming: mpsc::Receiver<Vec<u8
 }
 
 /// True when the file is complete and on disk.
-fn fill(dir: &Path, part: &Path, incoming: &mut mpsc::Receiver<Vec<u8>>) -> Result<bool, SaveError> {
+fn fill(dir: &Path, part: &Path, mut rdb: RdbFile, incoming: &mut mpsc::Receiver<Piece>) -> Result<bool, SaveError> {
     let at = |source| SaveError::Io { path: part.to_owned(), source };
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(part).map_err(at)?;
     while let Some(piece) = incoming.blocking_recv() {
-        if piece.is_empty() {
+        let last = matches!(piece, Piece::End);
+        let bytes = rdb.bytes(piece)?;
+        room(dir, bytes.len() as u64)?;
+        file.write_all(&bytes).map_err(at)?;
+        if last {
             file.sync_all().map_err(at)?;
             return Ok(true);
         }
-        room(dir, piece.len() as u64)?;
-        file.write_all(&piece).map_err(at)?;
     }
     Ok(false)
 }
@@ -162,13 +169,13 @@ fn room(dir: &Path, need: u64) -> Result<(), SaveError> {
 mod tests {
     use super::*;
 
-    fn written(dir: &Path, name: &str, need: u64, pieces: &[&[u8]]) -> Result<(), SaveError> {
+    fn written(dir: &Path, name: &str, need: u64, pieces: Vec<Piece>) -> Result<(), SaveError> {
         let (sender, receiver) = mpsc::channel(16);
         for piece in pieces {
-            sender.try_send(piece.to_vec()).expect("room");
+            sender.try_send(piece).expect("room");
         }
         drop(sender);
-        write(&folder(dir), &folder(dir).join(name), need, receiver)
+        write(&folder(dir), &folder(dir).join(name), need, RdbFile::new(Vec::new()), receiver)
     }
 
     fn files(dir: &Path) -> Vec<String> {
@@ -183,27 +190,27 @@ mod tests {
     fn only_a_complete_file_gets_its_name() {
         let dir = tempfile::tempdir().expect("a directory");
         let name = "mainstay-quarantine-g-e2-1.rdb";
-        written(dir.path(), name, 0, &[b"REDIS", b"half"]).expect("aborted is no error of the disk");
+        written(dir.path(), name, 0, vec![Piece::Database(0)]).expect("aborted is no error of the disk");
         assert_eq!(files(dir.path()), [""; 0]);
         fs::write(folder(dir.path()).join("mainstay-quarantine-g-e2-0.part"), "left").expect("a file");
         fs::write(folder(dir.path()).join("mainstay-quarantine-other-e2-0.part"), "left").expect("a file");
-        written(dir.path(), name, 0, &[b"REDIS", b"whole", b""]).expect("written");
+        written(dir.path(), name, 0, vec![Piece::Database(0), Piece::End]).expect("written");
         assert_eq!(files(dir.path()), [name, "mainstay-quarantine-other-e2-0.part"]);
-        assert_eq!(fs::read(folder(dir.path()).join(name)).expect("the file"), b"REDISwhole");
+        assert!(fs::read(folder(dir.path()).join(name)).expect("the file").starts_with(b"REDIS0009\xff"));
     }
 
     #[test]
     fn without_room_nothing_is_begun_and_nothing_deleted() {
         let dir = tempfile::tempdir().expect("a directory");
-        let short = written(dir.path(), "mainstay-quarantine-g-e1-1.rdb", u64::MAX / 2, &[b"x", b""]);
+        let short = written(dir.path(), "mainstay-quarantine-g-e1-1.rdb", u64::MAX / 2, vec![Piece::End]);
         assert!(matches!(short, Err(SaveError::NoRoom { .. })), "{short:?}");
         for number in 0..MAX_FILES {
             let name = format!("mainstay-quarantine-g-e1-{number}.rdb");
-            written(dir.path(), &name, 0, &[b"x", b""]).expect("written");
+            written(dir.path(), &name, 0, vec![Piece::End]).expect("written");
         }
-        let full = written(dir.path(), "mainstay-quarantine-g-e9-99.rdb", 0, &[b"x", b""]);
+        let full = written(dir.path(), "mainstay-quarantine-g-e9-99.rdb", 0, vec![Piece::End]);
         assert!(matches!(full, Err(SaveError::TooMany { .. })), "{full:?}");
         assert_eq!(files(dir.path()).len(), MAX_FILES);
-        written(dir.path(), "mainstay-quarantine-g2-e9-99.rdb", 0, &[b"x", b""]).expect("another group's");
+        written(dir.path(), "mainstay-quarantine-g2-e9-99.rdb", 0, vec![Piece::End]).expect("another group's");
     }
 }

@@ -30,6 +30,7 @@ const PACE_ATTACHING: Duration = Duration::from_millis(20);
 const PROOF: Duration = Duration::from_millis(500);
 /// A VIP that could not be dropped is dropped again after so long.
 const DROP_RETRY: Duration = Duration::from_millis(100);
+const DROP_RETRY_MOST: u32 = 16;
 /// How long others may take to answer for the VIP, and how often they are asked.
 const PROBE_FOR: Duration = Duration::from_millis(600);
 const PROBE_EVERY: Duration = Duration::from_secs(20);
@@ -52,6 +53,8 @@ pub(super) struct Station {
 struct Holding {
     busy: bool,
     dropping: bool,
+    /// Drops that failed in a row.
+    stuck: u32,
     series: Option<AnnounceSeries>,
     probing: Option<JoinHandle<()>>,
 }
@@ -261,9 +264,18 @@ impl Station {
         tokio::spawn(async move {
             let result = vip.withdraw(notice).await;
             if let Err(error) = &result {
-                let id = catalog::VIP_TROUBLE;
-                tracing::error!(group = %group, error = %error, message_id = id, "VIP could not be dropped; trying again");
-                tokio::time::sleep(DROP_RETRY).await;
+                let stuck = {
+                    let mut held = lock(&holding);
+                    held.stuck = held.stuck.saturating_add(1);
+                    held.stuck
+                };
+                if stuck == 1 {
+                    let id = catalog::VIP_TROUBLE;
+                    tracing::error!(group = %group, error = %error, message_id = id, "VIP could not be dropped; trying again");
+                }
+                tokio::time::sleep(DROP_RETRY * stuck.min(DROP_RETRY_MOST)).await;
+            } else {
+                lock(&holding).stuck = 0;
             }
             lock(&holding).dropping = false;
             if result.is_ok() {

@@ -1,14 +1,15 @@
-//! Reads a sealed instance's whole data over a connection and puts it together as an RDB file (S11).
+//! Reads a sealed instance's whole data over a connection, for an RDB file (S11).
 //!
 //! The instance is detached and read-only, so that what is read in many steps is one state all the same; its process,
-//! seal and offset are looked at before and after. It needs no right on the instance's files, and no fork. It writes
-//! no file itself: pieces go to the caller, who bounds them. Never runs a command that changes the instance.
+//! seal and offset are looked at before and after. It needs no right on the instance's files, and no fork. What is read
+//! goes to the caller in pieces, who bounds them and makes a file of them ([`super::RdbFile`]). Never runs a command that
+//! changes the instance.
 
 use super::conn::{Answer, Conn, Named, command, text_of};
 use super::error::{Error, from_server, shorten, unexpected};
 use super::info::Info;
 use super::posture::Commander;
-use super::rdb::{self, Writer};
+use super::rdb::{Damaged, Entry, Piece};
 use redis::{Cmd, Value};
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -16,11 +17,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Keys asked for in one step of the iteration, and values fetched in one.
+/// Keys asked for in one step of the iteration, and values fetched in one, at most.
 const SCAN_COUNT: &str = "512";
 const VALUES: usize = 32;
-/// A piece handed to the caller is about this large.
-const PIECE: usize = 1 << 20;
+/// Where the values of one step come to more bytes, the next fetches fewer.
+const STEP_BYTES: usize = 4 << 20;
 
 /// What was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,27 +37,20 @@ struct Reading<'a> {
     conn: Conn,
     target: String,
     step: Duration,
-    writer: Writer,
-    remarks: &'a [(&'a str, String)],
-    begun: bool,
-    out: &'a mpsc::Sender<Vec<u8>>,
+    /// Values to fetch in the next step.
+    values: usize,
+    out: &'a mpsc::Sender<Piece>,
 }
 
 impl Commander {
-    /// Reads everything and sends it as pieces of an RDB file. Every single answer must come within `step`.
+    /// Reads everything and sends it in pieces, the last of them [`Piece::End`]. Every single answer must come within
+    /// `step`.
     ///
     /// # Errors
     /// What the instance refused, or that it is not the sealed process that was meant, or changed meanwhile.
-    pub async fn dump(
-        &self,
-        run_id: &str,
-        remarks: &[(&str, String)],
-        step: Duration,
-        out: &mpsc::Sender<Vec<u8>>,
-    ) -> Result<Dumped, Error> {
+    pub async fn dump(&self, run_id: &str, step: Duration, out: &mpsc::Sender<Piece>) -> Result<Dumped, Error> {
         let conn = Conn::open(&self.endpoint, Instant::now() + step).await?;
-        let writer = Writer::default();
-        let mut reading = Reading { conn, target: self.target(), step, writer, remarks, begun: false, out };
+        let mut reading = Reading { conn, target: self.target(), step, values: VALUES, out };
         let (before, databases) = self.looked(&mut reading, run_id).await?;
         reading.functions().await?;
         let mut keys = 0;
@@ -67,9 +61,7 @@ impl Commander {
         if after.offset != before.offset {
             return Err(self.not_confirmed("a dump of data at rest", &after));
         }
-        reading.begin(rdb::OLD_VERSION);
-        let last = reading.writer.end();
-        reading.send(last).await?;
+        reading.send(Piece::End).await?;
         Ok(Dumped { info: after, keys })
     }
 
@@ -94,29 +86,20 @@ impl Reading<'_> {
         self.conn.batch(commands, Instant::now() + self.step).await
     }
 
-    fn begin(&mut self, version: u16) {
-        if !std::mem::replace(&mut self.begun, true) {
-            self.writer.begin(version, self.remarks);
-        }
-    }
-
-    async fn send(&mut self, piece: Vec<u8>) -> Result<(), Error> {
+    async fn send(&mut self, piece: Piece) -> Result<(), Error> {
         let closed = |_| Error::Closed { target: self.target.clone(), command: "(the file)" };
         self.out.send(piece).await.map_err(closed)
     }
 
     fn damaged(&self, name: &'static str) -> Error {
-        Error::Unexpected { target: self.target.clone(), command: name, answer: rdb::Damaged.to_string() }
+        Error::Unexpected { target: self.target.clone(), command: name, answer: Damaged.to_string() }
     }
 
     /// Servers before 7.0 know none.
     async fn functions(&mut self) -> Result<(), Error> {
         let answers = self.ask(&[command("FUNCTION DUMP", &["FUNCTION", "DUMP"])]).await?;
         let Some(Ok(Value::BulkString(bytes))) = answers.into_iter().next() else { return Ok(()) };
-        let (body, version) = rdb::payload(&bytes).map_err(|_| self.damaged("FUNCTION DUMP"))?;
-        self.begin(version);
-        self.writer.functions(body);
-        Ok(())
+        self.send(Piece::Functions(bytes)).await
     }
 
     /// One database; how many keys it gave. A key that the iteration gives twice, because the server's table shrank
@@ -125,19 +108,22 @@ impl Reading<'_> {
         let text = number.to_string();
         let selected = self.ask(&[command("SELECT", &["SELECT", &text])]).await?;
         self.refusal("SELECT", selected.first())?;
-        let (mut cursor, mut selected, mut keys) = ("0".to_owned(), false, 0);
+        self.send(Piece::Database(number)).await?;
+        let (mut cursor, mut keys) = ("0".to_owned(), 0);
         let (hasher, mut given) = (RandomState::new(), HashSet::new());
         loop {
             let answers = self.ask(&[command("SCAN", &["SCAN", &cursor, "COUNT", SCAN_COUNT])]).await?;
             self.refusal("SCAN", answers.first())?;
             let (next, found) = answers.into_iter().next().and_then(scanned).ok_or_else(|| self.damaged("SCAN"))?;
-            for chunk in found.chunks(VALUES) {
+            let mut rest = found.as_slice();
+            while !rest.is_empty() {
+                let (chunk, more) = rest.split_at(self.values.min(rest.len()));
+                rest = more;
                 if chunk.iter().any(|key| !given.insert(hasher.hash_one(key))) {
                     let answer = "a key was listed twice; it is read anew".to_owned();
                     return Err(Error::Unexpected { target: self.target.clone(), command: "SCAN", answer });
                 }
-                keys += self.values(chunk, (!selected).then_some(number)).await?;
-                selected = true;
+                keys += self.values(chunk).await?;
             }
             if next == "0" {
                 return Ok(keys);
@@ -146,41 +132,31 @@ impl Reading<'_> {
         }
     }
 
-    async fn values(&mut self, keys: &[Vec<u8>], select: Option<u64>) -> Result<u64, Error> {
+    async fn values(&mut self, keys: &[Vec<u8>]) -> Result<u64, Error> {
         let named = |name: &'static str, key: &Vec<u8>| {
             let mut cmd = Cmd::new();
             cmd.arg(name).arg(key.as_slice());
             Named { name, cmd }
         };
         let commands: Vec<Named> = keys.iter().flat_map(|key| [named("DUMP", key), named("PTTL", key)]).collect();
-        let answers = self.ask(&commands).await?;
+        let mut answers = self.ask(&commands).await?.into_iter();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (mut select, mut count) = (select, 0);
-        for (key, pair) in keys.iter().zip(answers.chunks(2)) {
-            self.refusal("DUMP", pair.first())?;
-            self.refusal("PTTL", pair.get(1))?;
-            let (Some(Ok(Value::BulkString(bytes))), Some(Ok(Value::Int(left)))) = (pair.first(), pair.get(1)) else {
+        let (mut entries, mut size) = (Vec::with_capacity(keys.len()), 0);
+        for key in keys {
+            let (value, left) = (answers.next(), answers.next());
+            self.refusal("DUMP", value.as_ref())?;
+            self.refusal("PTTL", left.as_ref())?;
+            let (Some(Ok(Value::BulkString(payload))), Some(Ok(Value::Int(left)))) = (value, left) else {
                 // It expired meanwhile.
                 continue;
             };
-            let (body, version) = rdb::payload(bytes).map_err(|_| self.damaged("DUMP"))?;
-            self.begin(version);
-            if let Some(number) = select.take() {
-                self.writer.database(number);
-            }
-            let expires = u64::try_from(*left).ok().map(|left| now + Duration::from_millis(left));
-            self.writer.key(key, body, expires).map_err(|_| self.damaged("DUMP"))?;
-            count += 1;
-            if self.writer.waiting() >= PIECE {
-                let piece = self.writer.take();
-                self.send(piece).await?;
-            }
+            let expires = u64::try_from(left).ok().map(|left| now + Duration::from_millis(left));
+            size += payload.len();
+            entries.push(Entry { key: key.clone(), payload, expires });
         }
-        // The next keys would go without their database.
-        if let Some(number) = select {
-            self.begin(rdb::OLD_VERSION);
-            self.writer.database(number);
-        }
+        self.values = if size > STEP_BYTES { (self.values / 2).max(1) } else { (self.values * 2).min(VALUES) };
+        let count = entries.len() as u64;
+        self.send(Piece::Entries(entries)).await?;
         Ok(count)
     }
 

@@ -35,6 +35,7 @@ pub use login::{Credentials, Login, Secret};
 pub use outbox::{InstanceEvent, Silence};
 pub use posture::{Commander, ScriptKill, SealReport};
 pub use process::{KillError, MainPid, ProcRef};
+pub use rdb::{Damaged, Piece, RdbFile};
 pub use settings::{Announce, Settings, SettingsReport};
 pub use watcher::{Poke, Timing, Watcher};
 

@@ -13,7 +13,7 @@ const END: u8 = 0xFF;
 /// Version (2 bytes) and checksum (8 bytes) at the end of a `DUMP` payload.
 const FOOTER: usize = 10;
 /// What every server since Redis 5 reads; used where no payload says a version.
-pub(super) const OLD_VERSION: u16 = 9;
+const OLD_VERSION: u16 = 9;
 /// From this version on the format is Valkey's own, which a file says in its first word.
 const VALKEYS_OWN: u16 = 80;
 /// CRC-64 of Jones, reflected, as Redis uses it.
@@ -43,10 +43,10 @@ fn crc64(crc: u64, bytes: &[u8]) -> u64 {
 /// A payload that is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the answer to DUMP is damaged")]
-pub(super) struct Damaged;
+pub struct Damaged;
 
 /// The value and the version of a `DUMP` or `FUNCTION DUMP` payload, its checksum verified.
-pub(super) fn payload(bytes: &[u8]) -> Result<(&[u8], u16), Damaged> {
+fn payload(bytes: &[u8]) -> Result<(&[u8], u16), Damaged> {
     let (body, footer) = bytes.split_at_checked(bytes.len().wrapping_sub(FOOTER)).ok_or(Damaged)?;
     let (version, sum) = footer.split_at_checked(2).ok_or(Damaged)?;
     let (version, sum) = (version.try_into().map_err(|_| Damaged)?, sum.try_into().map_err(|_| Damaged)?);
@@ -58,16 +58,94 @@ pub(super) fn payload(bytes: &[u8]) -> Result<(&[u8], u16), Damaged> {
     Ok((body, u16::from_le_bytes(version)))
 }
 
+/// One value of the data set, as the instance gave it.
+#[derive(Debug)]
+pub struct Entry {
+    pub(super) key: Vec<u8>,
+    /// A `DUMP` payload.
+    pub(super) payload: Vec<u8>,
+    /// Its time on the wall clock, since 1970.
+    pub(super) expires: Option<Duration>,
+}
+
+/// A piece of the data set, as it was read; [`RdbFile`] makes bytes of it.
+#[derive(Debug)]
+pub enum Piece {
+    /// A `FUNCTION DUMP` payload.
+    Functions(Vec<u8>),
+    /// What follows is of this database.
+    Database(u64),
+    /// Keys with their values.
+    Entries(Vec<Entry>),
+    /// There is no more: the file is complete.
+    End,
+}
+
+/// Puts the pieces together to a file. It computes checksums of all that goes through it, and so belongs on a thread of
+/// its own.
+#[derive(Debug)]
+pub struct RdbFile {
+    remarks: Vec<(&'static str, String)>,
+    begun: bool,
+    /// The keys that follow are of this database; said with the first of them.
+    database: Option<u64>,
+    writer: Writer,
+}
+
+impl RdbFile {
+    /// A file with remarks that no server minds.
+    pub fn new(remarks: Vec<(&'static str, String)>) -> Self {
+        Self { remarks, begun: false, database: None, writer: Writer::default() }
+    }
+
+    /// The bytes that a piece adds to the file.
+    ///
+    /// # Errors
+    /// A payload is damaged.
+    pub fn bytes(&mut self, piece: Piece) -> Result<Vec<u8>, Damaged> {
+        match piece {
+            Piece::Functions(bytes) => {
+                let (body, version) = payload(&bytes)?;
+                self.begin(version);
+                self.writer.functions(body);
+            }
+            Piece::Database(number) => self.database = Some(number),
+            Piece::Entries(entries) => {
+                for Entry { key, payload: bytes, expires } in entries {
+                    let (body, version) = payload(&bytes)?;
+                    self.begin(version);
+                    if let Some(number) = self.database.take() {
+                        self.writer.database(number);
+                    }
+                    self.writer.key(&key, body, expires)?;
+                }
+            }
+            Piece::End => {
+                self.begin(OLD_VERSION);
+                return Ok(self.writer.end());
+            }
+        }
+        Ok(self.writer.take())
+    }
+
+    /// The version is that of the first payload.
+    fn begin(&mut self, version: u16) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.writer.begin(version, &self.remarks);
+        }
+    }
+}
+
 /// Puts one file together; the caller takes the bytes away as they come.
 #[derive(Debug, Default)]
-pub(super) struct Writer {
+struct Writer {
     out: Vec<u8>,
     crc: u64,
 }
 
 impl Writer {
     /// The header, with remarks that no server minds.
-    pub(super) fn begin(&mut self, version: u16, remarks: &[(&str, String)]) {
+    fn begin(&mut self, version: u16, remarks: &[(&str, String)]) {
         let magic = if version < VALKEYS_OWN { format!("REDIS{version:04}") } else { format!("VALKEY{version:03}") };
         self.out.extend_from_slice(magic.as_bytes());
         for (name, value) in remarks {
@@ -78,18 +156,18 @@ impl Writer {
     }
 
     /// Function libraries, as `FUNCTION DUMP` gives them.
-    pub(super) fn functions(&mut self, body: &[u8]) {
+    fn functions(&mut self, body: &[u8]) {
         self.out.extend_from_slice(body);
     }
 
     /// The keys that follow are of this database.
-    pub(super) fn database(&mut self, number: u64) {
+    fn database(&mut self, number: u64) {
         self.out.push(SELECT_DB);
         self.length(number);
     }
 
     /// One key. `expires`: its time on the wall clock, since 1970.
-    pub(super) fn key(&mut self, key: &[u8], body: &[u8], expires: Option<Duration>) -> Result<(), Damaged> {
+    fn key(&mut self, key: &[u8], body: &[u8], expires: Option<Duration>) -> Result<(), Damaged> {
         let (kind, value) = body.split_first().ok_or(Damaged)?;
         if let Some(at) = expires {
             self.out.push(EXPIRE_MS);
@@ -103,22 +181,17 @@ impl Writer {
     }
 
     /// What has been put together since the last time.
-    pub(super) fn take(&mut self) -> Vec<u8> {
+    fn take(&mut self) -> Vec<u8> {
         self.crc = crc64(self.crc, &self.out);
         std::mem::take(&mut self.out)
     }
 
     /// The last bytes of the file.
-    pub(super) fn end(&mut self) -> Vec<u8> {
+    fn end(&mut self) -> Vec<u8> {
         self.out.push(END);
         let mut last = self.take();
         last.extend_from_slice(&self.crc.to_le_bytes());
         last
-    }
-
-    /// How many bytes wait to be taken.
-    pub(super) fn waiting(&self) -> usize {
-        self.out.len()
     }
 
     fn string(&mut self, bytes: &[u8]) {

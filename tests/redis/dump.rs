@@ -2,22 +2,23 @@
 
 use crate::posture::commander;
 use crate::server::{BORN_SEALED, Server, in_time};
-use mainstay::redis::{Commander, Dumped, Error};
+use mainstay::redis::{Commander, Dumped, Error, RdbFile};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 const STEP: Duration = Duration::from_secs(5);
 
 async fn dumped(c: &Commander, run_id: &str) -> (Result<Dumped, Error>, Vec<u8>) {
-    let (out, mut pieces) = mpsc::channel::<Vec<u8>>(2);
+    let (out, mut pieces) = mpsc::channel(2);
     let gather = tokio::spawn(async move {
+        let mut rdb = RdbFile::new(vec![("mainstay-epoch", "4".to_owned())]);
         let mut file = Vec::new();
         while let Some(piece) = pieces.recv().await {
-            file.extend_from_slice(&piece);
+            file.extend(rdb.bytes(piece).expect("whole payloads"));
         }
         file
     });
-    let result = c.dump(run_id, &[("mainstay-epoch", "4".to_owned())], STEP, &out).await;
+    let result = c.dump(run_id, STEP, &out).await;
     drop(out);
     (result, gather.await.unwrap())
 }

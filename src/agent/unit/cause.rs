@@ -1,8 +1,9 @@
 //! Why an instance died, as its unit tells it: how the process ended, and the last lines in the journal.
 //!
-//! Asked for a moment after the fact, when the service manager has written its own words, and never waited for.
+//! Asked for a moment after the fact, when the service manager has written its own words, and never waited for. The
+//! journal is read by root's helper: the agent's user needs to see nothing of the host's other services.
 
-use super::UnitHandle;
+use super::{UnitHandle, request};
 use crate::cluster::{CAUSE_LIMIT, Epoch};
 use crate::view::What;
 use std::sync::Arc;
@@ -24,10 +25,7 @@ pub(in crate::agent) fn tell_cause(unit: Arc<UnitHandle>, epoch: Epoch, events: 
     let died = Instant::now();
     tokio::spawn(async move {
         tokio::time::sleep(SETTLED).await;
-        let asked = Arc::clone(&unit);
-        let since = SystemTime::now().checked_sub(RECENT).unwrap_or(UNIX_EPOCH);
-        let lines = tokio::task::spawn_blocking(move || last_lines(&asked.name, since)).await;
-        let lines = lines.ok().and_then(Result::ok).unwrap_or_default();
+        let lines = request::last_lines(&unit).await;
         let ended = unit.known().ended.clone().filter(|(at, _)| *at + SAME > died).map(|(_, words)| words);
         let Some(text) = words(&unit.name, ended.as_deref(), &lines) else { return };
         tracing::warn!(
@@ -57,8 +55,9 @@ fn words(unit: &str, ended: Option<&str>, lines: &[String]) -> Option<String> {
 }
 
 /// The last lines of the unit itself, of the service manager about it, and of the kernel where it killed a server for
-/// lack of memory; oldest first.
-fn last_lines(unit: &str, since: SystemTime) -> systemd::Result<Vec<String>> {
+/// lack of memory; oldest first, each without a line break.
+pub(super) fn last_lines(unit: &str) -> systemd::Result<Vec<String>> {
+    let since = SystemTime::now().checked_sub(RECENT).unwrap_or(UNIX_EPOCH);
     let mut journal = systemd::journal::OpenOptions::default().system(true).local_only(true).open()?;
     journal.match_add("_SYSTEMD_UNIT", unit)?.match_or()?.match_add("UNIT", unit)?;
     journal.seek_tail()?;
@@ -68,7 +67,7 @@ fn last_lines(unit: &str, since: SystemTime) -> systemd::Result<Vec<String>> {
         let Some(field) = journal.get_data("MESSAGE")? else { continue };
         let line = String::from_utf8_lossy(field.value().unwrap_or_default()).trim().to_owned();
         if worth_it(&line) {
-            lines.push(line.chars().take(LINE).collect());
+            lines.push(line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LINE).collect());
         }
     }
     lines.reverse();

@@ -1,12 +1,13 @@
-//! The request to start or kill a unit, at both its ends.
+//! The request to start or kill a unit, or for its last lines in the journal, at both its ends.
 //!
-//! The agent's user may do neither. It connects to a socket behind which the service manager starts `mainstay
-//! unit-request` as root for each connection: one line in (`start GROUP` or `kill GROUP`), one line out. Only units that
-//! root's own config names can be meant. An agent that runs as root itself goes to the bus directly where no such
-//! socket is.
+//! The agent's user may do none of that. It connects to a socket behind which the service manager starts `mainstay
+//! unit-request` as root for each connection: one line in (`start GROUP`, `kill GROUP` or `last GROUP`), one line out, or
+//! the lines asked for. Only units that root's own config names can be meant. An agent that runs as root itself goes to
+//! the bus and the journal directly where no such socket is.
 
 use super::UnitHandle;
-use super::bus::{BusError, Manager};
+use super::bus::Manager;
+use super::cause;
 use crate::config::Config;
 use std::io::{self, BufRead as _};
 use std::path::Path;
@@ -18,8 +19,9 @@ use tokio::time::timeout;
 
 /// Where requests are taken.
 const SOCKET: &str = "/run/mainstay-unit.sock";
-/// A request or an answer is no longer.
+/// A request is no longer, and an answer.
 const MAX_LINE: u64 = 1024;
+const MAX_ANSWER: u64 = 4096;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 const DONE: &str = "done";
@@ -31,6 +33,8 @@ pub(in crate::agent) enum Verb {
     Start,
     /// Kill its main process.
     Kill,
+    /// Quote its last lines in the journal.
+    Last,
 }
 
 impl Verb {
@@ -38,20 +42,37 @@ impl Verb {
         match self {
             Self::Start => "start",
             Self::Kill => "kill",
+            Self::Last => "last",
         }
     }
 }
 
 /// Has the unit started or killed. What could not be done, in words.
 pub(in crate::agent) async fn ask(unit: &Arc<UnitHandle>, verb: Verb) -> Result<(), String> {
+    let answer = asked(unit, verb).await?;
+    if answer.trim_end() == DONE {
+        return Ok(());
+    }
+    Err(format!("{} {}: {}", verb.word(), unit.name, answer.trim_end()))
+}
+
+/// The last lines in the journal of the unit, and about it; none if they cannot be had.
+pub(super) async fn last_lines(unit: &Arc<UnitHandle>) -> Vec<String> {
+    let answer = asked(unit, Verb::Last).await;
+    let answer = answer.inspect_err(|why| tracing::debug!("{}: its last lines: {why}", unit.name)).unwrap_or_default();
+    let mut lines = answer.lines();
+    // Anything else is a refusal.
+    if lines.next() == Some(DONE) { lines.map(str::to_owned).collect() } else { Vec::new() }
+}
+
+async fn asked(unit: &Arc<UnitHandle>, verb: Verb) -> Result<String, String> {
     let line = format!("{} {}\n", verb.word(), unit.group);
     match timeout(PATIENCE, ask_at(Path::new(SOCKET), &line)).await {
-        Ok(Ok(answer)) if answer.trim_end() == DONE => Ok(()),
-        Ok(Ok(answer)) => Err(format!("{} {}: {}", verb.word(), unit.name, answer.trim_end())),
+        Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) if nobody(&error) && nix::unistd::geteuid().is_root() => {
             let name = unit.name.clone();
             let done = tokio::task::spawn_blocking(move || carry_out(verb, &name)).await;
-            done.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+            done.map_err(|error| error.to_string())?
         }
         Ok(Err(error)) => Err(format!(
             "{SOCKET}: {error}; systemctl enable --now mainstay-unit.socket lets the agent {} it",
@@ -70,16 +91,19 @@ async fn ask_at(socket: &Path, line: &str) -> io::Result<String> {
     stream.write_all(line.as_bytes()).await?;
     stream.shutdown().await?;
     let mut answer = String::new();
-    stream.take(MAX_LINE).read_to_string(&mut answer).await?;
+    stream.take(MAX_ANSWER).read_to_string(&mut answer).await?;
     Ok(answer)
 }
 
-fn carry_out(verb: Verb, unit: &str) -> Result<(), BusError> {
-    let mut manager = Manager::connect()?;
-    match verb {
-        Verb::Start => manager.start(unit),
-        Verb::Kill => manager.kill(unit),
+/// The answer.
+fn carry_out(verb: Verb, unit: &str) -> Result<String, String> {
+    if verb == Verb::Last {
+        let lines = cause::last_lines(unit).map_err(|error| format!("the journal: {error}"))?;
+        return Ok(std::iter::once(DONE.to_owned()).chain(lines).collect::<Vec<_>>().join("\n"));
     }
+    let mut manager = Manager::connect().map_err(|error| error.to_string())?;
+    let done = if verb == Verb::Start { manager.start(unit) } else { manager.kill(unit) };
+    done.map(|()| DONE.to_owned()).map_err(|error| error.to_string())
 }
 
 /// `mainstay unit-request`: one request from `input`, its answer to `output`. True if it was done.
@@ -89,22 +113,23 @@ fn carry_out(verb: Verb, unit: &str) -> Result<(), BusError> {
 pub(in crate::agent) fn serve(config: &Config, input: impl io::Read, mut output: impl io::Write) -> io::Result<bool> {
     let mut line = String::new();
     io::BufReader::new(input.take(MAX_LINE)).read_line(&mut line)?;
-    let done = meant(config, &line).and_then(|(verb, unit)| carry_out(verb, unit).map_err(|error| error.to_string()));
-    match &done {
-        Ok(()) => writeln!(output, "{DONE}")?,
-        Err(why) => writeln!(output, "{why}")?,
-    }
+    let done = meant(config, &line).and_then(|(verb, unit)| carry_out(verb, unit));
+    let (Ok(answer) | Err(answer)) = &done;
+    writeln!(output, "{answer}")?;
     Ok(done.is_ok())
 }
 
 /// The unit that a request means: one of this host's config.
 fn meant<'a>(config: &'a Config, line: &str) -> Result<(Verb, &'a str), String> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    let [verb, group] = words[..] else { return Err("a request is `start GROUP` or `kill GROUP`".to_owned()) };
+    let [verb, group] = words[..] else {
+        return Err("a request is `start GROUP`, `kill GROUP` or `last GROUP`".to_owned());
+    };
     let verb = match verb {
         "start" => Verb::Start,
         "kill" => Verb::Kill,
-        other => return Err(format!("{other:?} is neither `start` nor `kill`")),
+        "last" => Verb::Last,
+        other => return Err(format!("{other:?} is neither `start` nor `kill` nor `last`")),
     };
     let found = config.groups.iter().find(|known| known.name == group);
     let unit = found.and_then(|found| found.unit.as_deref());
@@ -127,7 +152,10 @@ mod tests {
         let config = config();
         assert_eq!(meant(&config, "kill g\n"), Ok((Verb::Kill, "redis-server.service")));
         assert_eq!(meant(&config, "start g"), Ok((Verb::Start, "redis-server.service")));
-        for line in ["", "kill", "kill g h", "stop g", "kill ssh.service", "start redis-server.service"] {
+        assert_eq!(meant(&config, "last g\n"), Ok((Verb::Last, "redis-server.service")));
+        for line in
+            ["", "kill", "kill g h", "stop g", "kill ssh.service", "last ssh.service", "start redis-server.service"]
+        {
             assert!(meant(&config, line).is_err(), "{line:?}");
         }
     }
