@@ -160,6 +160,7 @@ impl Files {
             let list: Vec<String> = members.iter().map(|no| format!("\"{}:7400\"", address(*no))).collect();
             format!("join = [{}]", list.join(", "))
         };
+        let own = options.leases.iter().find(|(no, _)| *no == host).map(|(_, lease)| *lease);
         let mut toml = format!(
             "[node]\nname = \"n{host}\"\naddress = \"{}:7400\"\ndata_dir = \"{}\"\n\n\
              [cluster]\nname = \"lab\"\nkey_file = \"{}\"\n{cluster}\n\n\
@@ -167,7 +168,7 @@ impl Files {
             address(host),
             self.agent().display(),
             key_file.display(),
-            options.lease.as_millis(),
+            own.unwrap_or(options.lease).as_millis(),
             options.hang_after.as_millis(),
         );
         if !witness {

@@ -35,6 +35,8 @@ pub struct Options {
     /// Without: Redis and the wire alone.
     pub agents: bool,
     pub lease: Duration,
+    /// Hosts whose file says another.
+    pub leases: Vec<(HostNo, Duration)>,
     pub hang_after: Duration,
     pub durability: &'static str,
     pub quarantine: bool,
@@ -74,6 +76,7 @@ impl Options {
             witnesses: 0,
             agents: true,
             lease: ms(800),
+            leases: Vec::new(),
             hang_after: secs(5),
             durability: "available",
             quarantine: false,

@@ -121,3 +121,25 @@ fn a_pause_holds_and_ends() {
         assert_eq!(group(&c, now).expect("status")["paused"], false);
     });
 }
+
+/// The lease is the cluster's: whose file says another starts again with it, before it serves, and its bounds are right.
+#[test]
+fn a_file_with_another_lease_gives_way() {
+    in_lab(|| {
+        let c = Cluster::start(Options { leases: vec![(2, ms(5000)), (3, ms(5000))], ..Options::new(3) });
+        let old = c.wait_healthy(secs(60));
+        let lease = c.status(old).expect("a status")["lease_ms"].as_u64().expect("a lease");
+        for host in c.hosts.values() {
+            let own = if host.no == 1 { 800 } else { 5000 };
+            let said = format!("the cluster's lease is {lease} ms, not {own} ms as in this node's file");
+            assert_eq!(host.agent_log().matches(&said).count(), usize::from(own != lease), "n{}", host.no);
+        }
+        // The kernel's leash is a second longer than the lease, in whole seconds.
+        let mut show = c.host(old).net.command("ip").expect("a command");
+        let shown = show.args(["-4", "addr", "show", "to", "10.77.0.100"]).output().expect("it ran").stdout;
+        let shown = String::from_utf8_lossy(&shown).into_owned();
+        let left = shown.split("valid_lft ").nth(1).and_then(|rest| rest.split("sec").next()?.parse::<u64>().ok());
+        let leash = lease.div_ceil(1000) + 1;
+        assert!(left.is_some_and(|left| left <= leash && left + 3 >= leash), "of {leash} s: {shown}");
+    });
+}

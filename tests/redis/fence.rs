@@ -323,6 +323,20 @@ async fn it_works_when_no_connection_is_left() {
     assert!(matches!(&event, InstanceEvent::Unreachable { detail } if detail.contains("maxclients")), "{event:?}");
 }
 
+/// A password that was changed in the file before it was in Redis, or the other way round.
+#[tokio::test]
+async fn it_works_on_the_standing_connection_when_the_login_is_refused() {
+    let server = Server::start(&[]).await;
+    let c = commander(&server);
+    c.info(in_time(1000)).await.unwrap();
+    server.ok(&["CONFIG", "SET", "requirepass", "new"]).await;
+    let report = c.fence(BUDGETS).await.unwrap();
+    assert_eq!(report.outcome, FenceOutcome::Sealed);
+    let stranger = Commander::new(server.tcp(), Settings::default(), None);
+    let refused = stranger.fence(BUDGETS).await;
+    assert!(matches!(refused, Err(Error::Auth { .. })), "{refused:?}");
+}
+
 #[tokio::test]
 async fn two_hundred_clients_are_closed_in_time_and_the_watcher_stays_calm() {
     let server = Server::start(&[]).await;
