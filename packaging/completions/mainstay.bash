@@ -237,7 +237,7 @@ _mainstay() {
             return 0
             ;;
         mainstay__subcmd__fence)
-            opts="-h --if-lapsed --socket --config --help"
+            opts="-h --if-lapsed --if-held --socket --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

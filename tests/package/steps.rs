@@ -15,7 +15,7 @@ pub fn faults(story: &mut Story) {
         trio.of(primary).sh(&format!("systemctl kill -s KILL {server}"));
         let now = trio.wait_new_primary(primary, secs(10));
         wait_for("cause in the history", secs(10), || match cause(trio, now) {
-            text if text.contains("SIGKILL") => Ok(()),
+            text if text.contains("SIGKILL") && text.contains("its last lines: ") => Ok(()),
             other => Err(other),
         });
         String::new()
@@ -222,6 +222,15 @@ pub fn words(story: &mut Story) {
     let machine = story.trio.of(primary);
     let explained = machine.sh("journalctl -q --no-pager -x -t mainstay -n 400 | grep '^░░' | sort -u | wc -l");
     assert_ne!(explained, "0", "no message is explained by the catalog");
+    // Its clients are not to be served before its lease is.
+    let pid = main_pid(&story.trio, primary);
+    let policy = |thread: &str| {
+        machine.sh(&format!(
+        "for task in /proc/{pid}/task/*; do [ \"$(cat $task/comm)\" = {thread} ] && chrt -p ${{task##*/}}; done; true"
+    ))
+    };
+    let (agent, clients) = (policy("mainstay"), policy("sentinel"));
+    assert!(agent.contains("SCHED_RR") && clients.contains("SCHED_OTHER"), "{agent}; {clients}");
     let events = machine.sh("mainstay events");
     assert!(events.contains("primary is"), "{events}");
     let told = machine.sh("journalctl -q --no-pager -o cat -u 'mainstay-notify@*'");
