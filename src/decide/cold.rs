@@ -97,9 +97,13 @@ fn same_data(one: &Report, other: &Report) -> bool {
 /// S14, cold start. All members must have reported; under `available`, after a wait, all that can be reached, and then
 /// neither an empty one is taken, nor one that a full resynchronisation has half replaced.
 pub(super) fn choose_cold(view: &View, group: &Group, seat: &Seat, reports: &Reports<'_>) -> Choice {
-    let wait = missing_reports(view, group, reports);
+    // What is not repeated is of a process that is no more: its host may come back with more than that held, or with less.
+    let said = |node: &NodeId| seat.reported_at.get(node).is_some_and(|at| view.now.since(*at) < view.lease());
+    let reports: Reports<'_> =
+        reports.iter().filter(|(node, _)| **node == view.me || said(node)).map(|(node, r)| (*node, *r)).collect();
+    let wait = missing_reports(view, group, &reports);
     if let Some(wait) = &wait
-        && !may_go_on(view, group, seat, reports)
+        && !may_go_on(view, group, seat, &reports)
     {
         return wait.clone();
     }

@@ -47,6 +47,16 @@ impl View {
         untold.then_some(GroupCommand::Diverged { node: self.me, epoch: found.epoch, lost })
     }
 
+    /// A detached instance: what other data lacked is not in its change's event yet. There is one record, and this may
+    /// need it.
+    pub(super) fn owes_older_loss(&self, name: &GroupName, seat: &Seat) -> bool {
+        let found = self.local.groups.get(name).and_then(|local| local.diverged.as_ref());
+        let Some((found, info)) = found.zip(seat.instance.seen()) else { return false };
+        seat.instance.posture == Posture::Sealed
+            && (found.run_id != info.run_id || found.replid != info.replid)
+            && self.untold_loss(name).is_some()
+    }
+
     /// S13: how many keys this instance holds that are not the group's. Data that was never the group's and is not kin to
     /// the primary's is not thrown away.
     pub fn foreign_keys(&self, name: &GroupName) -> Option<u64> {
@@ -78,6 +88,9 @@ impl View {
         let same = |known: &&Diverged| known.replid == info.replid && known.offset == offset;
         let known = local.diverged.as_ref().filter(same);
         if known.is_some_and(|known| known.epoch == group.epoch && known.run_id == info.run_id) {
+            return;
+        }
+        if known.is_none() && self.untold_loss(name).is_some() {
             return;
         }
         // What an earlier epoch lacked of the same data a later one does not bring back.

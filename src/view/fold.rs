@@ -124,6 +124,7 @@ impl View {
                     && seat.reports.get(&from).is_none_or(|known| known.next <= report.next)
                 {
                     seat.reports.insert(from, report);
+                    seat.reported_at.insert(from, self.now);
                 }
             }
             Item::Rested { group, version } => self.fold_rested(from, &group, version),

@@ -44,6 +44,8 @@ pub struct Seat {
     pub membership: Membership,
     /// Reports heard, by node.
     pub reports: BTreeMap<NodeId, Report>,
+    /// When each of them was heard last; it is said again and again while it holds.
+    pub reported_at: BTreeMap<NodeId, Moment>,
     /// Guardians' durable seals heard, by node.
     pub seals: BTreeMap<NodeId, Epoch>,
     /// As the leader: since when each follower is missing at the primary.

@@ -111,6 +111,7 @@ impl View {
             && sealed <= group.epoch
             && follower.leaving.is_none()
             && self.to_quarantine(name).is_none()
+            && !self.owes_older_loss(name, seat)
             && !self.must_queue(name)
             && Some(&follower.run_id) == seat.instance.run_id();
         fit.then(|| FollowTarget {

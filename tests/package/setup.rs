@@ -27,7 +27,7 @@ pub fn hosts(trio: &mut Trio) {
         // Data that outlives a power cut is the operator's choice.
         machine.sh(&format!("sed -i 's/^appendonly no/appendonly yes/' {}", conf(server)));
         machine.sh(&format!(
-            "mainstay init --yes --address {}:7400 --members {} --vip {VIP}/24{}",
+            "mainstay init --yes --address {}:7400 --members {} --vip {VIP}/24 --sentinel 0.0.0.0:26379{}",
             address(no),
             members.join(","),
             if first { " --new-redis-password" } else { "" }

@@ -48,7 +48,7 @@ pub struct Book {
     /// What was there at the first start.
     pub found: crate::starts::Found,
     /// Followers seen online at the primary of an epoch: since which admission, and when that was first seen.
-    pub online: BTreeMap<(Epoch, NodeId), (Version, Ns)>,
+    pub online: BTreeMap<(Epoch, NodeId), (Version, u64, Ns)>,
 }
 
 impl Book {
@@ -267,6 +267,10 @@ impl World {
         let Some((_, from, to, data)) = self.books[number].handover.take().filter(|known| known.0 == epoch) else {
             return;
         };
+        // It served again in the same epoch: that handover led nowhere.
+        if self.insts[from].redis.data.len() > data.len() {
+            return;
+        }
         let held: HashSet<u64> = self.insts[at].redis.data.iter().copied().collect();
         let lost = data.iter().filter(|write| !held.contains(write)).count();
         // What the leader knew of the successor.

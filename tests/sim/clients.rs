@@ -5,7 +5,7 @@ use crate::events::Ev;
 use crate::redis::Waiting;
 use crate::trace::label;
 use crate::world::{MS, Ns, World, group_at, host_at, place};
-use mainstay::cluster::Durability;
+use mainstay::cluster::{Durability, NodeId, Phase, Version};
 
 impl World {
     /// One client's step.
@@ -75,24 +75,31 @@ impl World {
             return;
         }
         let (alone, now) = (redis.min_replicas == 0, self.now);
-        // With a full disk it is not told who came into F.
-        let slow =
-            self.hosts[host_at(at)].slow_redis || self.excused(at) || self.unkind.full_lately(host_at(at), now, TUNED);
-        // One command at a time: after a switchover that failed, say, the setting is the next.
-        let agent = self.hosts[host_at(at)].agent.as_ref();
-        let seat = agent.and_then(|agent| Some((agent.view.now, agent.view.seats.get(&self.names[group])?)));
-        let busy = seat.is_some_and(|(now, seat)| {
-            seat.instance.task.is_some() || now.since(seat.instance.task_ended) < std::time::Duration::from_millis(100)
-        });
-        let slow = slow || busy;
+        let host = &self.hosts[host_at(at)];
+        let Some(agent) = host.agent.as_ref() else { return };
+        let (Some(seat), Some(known)) =
+            (agent.view.seats.get(&self.names[group]), agent.view.group(&self.names[group]))
+        else {
+            return;
+        };
+        // One command at a time: after a switchover that failed, or a hang, the setting is the next. While it hands over
+        // none but the handover's is given.
+        let recent = agent.view.now.since(seat.instance.task_ended) < std::time::Duration::from_millis(100);
+        let busy = seat.instance.task.is_some() || recent || matches!(known.phase, Phase::Switching { .. });
+        let hung = now.saturating_sub(self.insts[at].redis.hung_until) <= TUNED;
+        let slow = host.slow_redis || self.excused(at) || busy || hung;
+        // Whom it has not been told of, being cut off or its disk full, it cannot count; nor whom only an agent before it saw.
+        let known: Vec<(NodeId, Version)> = known.followers.iter().map(|(node, f)| (*node, f.since)).collect();
+        let life = agent.life;
         for (node, follower) in &found.followers {
             let row = self.insts[at].redis.replicas.get(&place(host_of(*node), group));
-            let online = row.is_some_and(|row| row.online && now.saturating_sub(row.acked_at) <= 1000 * MS);
-            let seen =
-                self.books[group].online.get(&(found.epoch, *node)).filter(|(since, _)| *since == follower.since);
-            let length = seen.map(|(_, first)| now - first);
+            let told = known.contains(&(*node, follower.since));
+            let online = told && row.is_some_and(|row| row.online && now.saturating_sub(row.acked_at) <= 1000 * MS);
+            let seen = self.books[group].online.get(&(found.epoch, *node));
+            let seen = seen.filter(|(since, by, _)| (*since, *by) == (follower.since, life));
+            let length = seen.map(|(_, _, first)| now - first);
             if online && seen.is_none() {
-                self.books[group].online.insert((found.epoch, *node), (follower.since, now));
+                self.books[group].online.insert((found.epoch, *node), (follower.since, life, now));
             }
             if alone && !slow && length.is_some_and(|length| length > TUNED) {
                 let text = format!("{} takes writes alone, and node {node} is in F and was online", label(at));

@@ -379,7 +379,7 @@ impl World {
         if redis.run != run || !redis.alive {
             return;
         }
-        redis.hung_until = 0;
+        redis.hung_until = redis.hung_until.min(self.now);
         if self.rng.permille(500) {
             self.drain(at);
         }

@@ -69,8 +69,10 @@ impl World {
             risks(&agent.view, &decision, &name, to)
         });
         let warned = self.prompt_mutation(!warnings.is_empty());
-        let Some(found) = self.committed().groups.get(&name) else { return false };
-        let (expect, change) = (found.expect(), GroupCommand::Force { node: to });
+        // Compare-and-set on what the one that warned knows: where that is old, the order is refused.
+        let own = self.hosts[asked].agent.as_ref();
+        let Some(expect) = own.and_then(|agent| agent.view.group(&name)).map(Group::expect) else { return false };
+        let change = GroupCommand::Force { node: to };
         tr!(self, "operator: forces {}, though {warnings:?}", label(place(host_of(to), group)));
         if !self.order(&Command::Group { group: name, expect, change }) {
             return false;

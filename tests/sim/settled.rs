@@ -6,7 +6,7 @@ use crate::starts::Start;
 use crate::trace::label;
 use crate::world::{World, place};
 use mainstay::cluster::{Change, Durability, GroupName, Guarantee, Why};
-use mainstay::decide::{Choice, Reason, choose};
+use mainstay::decide::{Choice, Reason, choose, decide};
 
 impl World {
     /// Every group.
@@ -63,17 +63,24 @@ impl World {
                 continue;
             }
             let Some(agent) = &self.hosts[host_of(*node)].agent else { return Err(format!("{node} has no agent")) };
-            // Data from before the group was founded, of which a cold start or a force has cut the kinship: it is refused
-            // and kept, and an operator decides (S13).
+            // Data from before the group was founded, of which a restart, a cold start or a force has cut the kinship: it is
+            // refused and kept, and an operator decides (S13).
             let cut = |change: &Change| matches!(change.guarantee, Guarantee::ColdStart(_) | Guarantee::Forced);
-            if agent.view.foreign_keys(name).is_some() && group.history.iter().any(cut) {
+            let found = self.books[number].found.start != Start::Empty;
+            if agent.view.foreign_keys(name).is_some() && (found || group.history.iter().any(cut)) {
                 continue;
             }
             let info = agent.view.seats.get(name).and_then(|seat| seat.instance.seen());
             let lineage = info.and_then(|info| agent.view.lineage_of(name, info));
             let link = self.insts[at].redis.link;
             if link != Link::Up || !group.followers.contains_key(node) || lineage != Some(group.epoch) {
-                return Err(format!("{} does not follow with lineage: link {link:?}, {lineage:?}", label(at)));
+                let decision = decide(&agent.view, &self.hosts[host_of(*node)].policy);
+                let why = decision.reasons.get(name);
+                // Its leaving was committed late, and cannot be completed while one of F never returns: an operator's matter.
+                if few && matches!(why, Some(Reason::Leaving)) {
+                    continue;
+                }
+                return Err(format!("{} does not follow with lineage: link {link:?}, {lineage:?}, {why:?}", label(at)));
             }
         }
         Ok(())

@@ -124,7 +124,8 @@ impl World {
                 return Some(Outcome::Dead);
             }
             let busy = self.now < redis.loading_until || redis.syncing();
-            if busy && self.now >= redis.hung_until {
+            // It was seen hanging a moment ago.
+            if busy && self.now >= redis.hung_until + 150 * MS {
                 self.violate("loading-is-alive", format!("{} is killed while it loads", label(at)));
             }
             self.kill_instance(at);

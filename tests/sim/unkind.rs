@@ -16,8 +16,6 @@ pub struct Unkind {
     rng: Rng,
     /// By host: full, and the record that waits for room, with the agent that wants it written.
     full: Vec<bool>,
-    /// When there was room again last.
-    room_at: Vec<Ns>,
     waiting: Vec<Option<(u64, Local)>>,
     /// A command is being committed that was proposed to an earlier leader: what its proposer knew is old.
     pub late: bool,
@@ -33,7 +31,6 @@ impl Unkind {
             on: false,
             rng: Rng::new(seed ^ 0x04b1d),
             full: vec![false; hosts],
-            room_at: vec![0; hosts],
             waiting: vec![None; hosts],
             late: false,
         }
@@ -42,11 +39,6 @@ impl Unkind {
     /// Whether a host's disk has no room.
     pub fn full(&self, host: usize) -> bool {
         self.full[host]
-    }
-
-    /// It is full, or was until less than `grace` ago.
-    pub fn full_lately(&self, host: usize, now: Ns, grace: Ns) -> bool {
-        self.full[host] || (self.room_at[host] > 0 && now - self.room_at[host] <= grace)
     }
 }
 
@@ -107,7 +99,6 @@ impl World {
     pub fn empty_disk(&mut self, host: usize) {
         if std::mem::take(&mut self.unkind.full[host]) {
             tr!(self, "disk {} has room", host + 1);
-            self.unkind.room_at[host] = self.now;
         }
         if let Some((life, local)) = self.unkind.waiting[host].take() {
             self.at(MS, crate::events::Ev::Written { host, life, local });

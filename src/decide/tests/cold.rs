@@ -28,6 +28,7 @@ fn choice(state: &State, reports: &[Report], waited: u64) -> Choice {
     for (node, report) in (1..).zip(reports) {
         let node = report.run_id.0.strip_prefix("run").map_or(node, |node| node.parse().unwrap());
         agent.seat().reports.insert(NodeId(node), Report { next, ..report.clone() });
+        agent.seat().reported_at.insert(NodeId(node), ms(1000 + waited));
     }
     agent.view.now = ms(1000 + waited);
     let (view, group) = (&agent.view, agent.view.group(&name()).unwrap());
