@@ -130,10 +130,10 @@ impl Station {
         match action {
             Action::HoldVip { until, .. } => self.hold_vip(until),
             Action::DropVip { .. } => self.drop_vip(),
-            Action::SealRemote { epoch, address, .. } => {
+            Action::SealRemote { epoch, addresses, .. } => {
                 let (group, hands, events) = (self.group.clone(), Arc::clone(&self.hands), self.events.clone());
                 self.aside = Some(tokio::spawn(async move {
-                    let outcome = tasks::seal_remote(&hands, &address).await;
+                    let outcome = tasks::seal_remote(&hands, &addresses).await;
                     report(&events, &group, Task::SealRemote, epoch, outcome).await;
                 }));
             }

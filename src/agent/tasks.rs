@@ -10,6 +10,7 @@ use crate::config::HostPort;
 use crate::redis::{Commander, Endpoint, Error, FenceBudgets, FenceOutcome, KillError, ProcRef, Settings, Target};
 use crate::view::{Info, Moment, Outcome};
 use crate::vip::Vip;
+use futures_util::future::join_all;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -221,16 +222,16 @@ pub(super) async fn tune(hands: Arc<Hands>, min_replicas: u32) -> Report {
     }
 }
 
-/// S8: the silent host's instance is fenced by the same commands, with the group's own credentials.
-pub(super) async fn seal_remote(hands: &Hands, address: &str) -> Outcome {
-    let Ok(remote) = remote(hands, address) else {
-        return Outcome::Failed { why: format!("{address:?} is no host:port") };
-    };
+/// S8: the silent hosts' instances are fenced by the same commands, all at once, with the group's own credentials.
+pub(super) async fn seal_remote(hands: &Hands, addresses: &[String]) -> Outcome {
     let part = hands.lease / 8;
-    match remote.fence(FenceBudgets { confirm: part, close: part }).await {
-        Ok(_) => Outcome::Dead,
-        Err(error) => failed(&error),
-    }
+    let sealed = join_all(addresses.iter().map(|address| async move {
+        let remote = remote(hands, address).map_err(|_| format!("{address:?} is no host:port"))?;
+        let fenced = remote.fence(FenceBudgets { confirm: part, close: part }).await;
+        fenced.map(|_| ()).map_err(|error| error.to_string())
+    }));
+    let failed: Vec<String> = sealed.await.into_iter().filter_map(Result::err).collect();
+    if failed.is_empty() { Outcome::Dead } else { Outcome::Failed { why: failed.join("; ") } }
 }
 
 fn remote(hands: &Hands, address: &str) -> Result<Commander, crate::config::AddressError> {

@@ -3,7 +3,7 @@
 use super::choose::{Choice, choose};
 use super::{Decision, POLL_PART, REMOTE_SEAL_PART, Reason};
 use crate::cluster::{
-    Command, Durability, Epoch, Group, GroupCommand, GroupName, GuardianChange, NodeId, Offset, Phase, Why,
+    Command, Durability, Epoch, Group, GroupCommand, GroupName, Guarantee, GuardianChange, NodeId, Offset, Phase, Why,
 };
 use crate::view::{Seat, Task, Topic, View};
 
@@ -116,7 +116,7 @@ fn keep_followers(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> 
     None
 }
 
-/// S8 on a member, when the leader is a witness of the group: seals the silent primary's instance in its place.
+/// S8 on a member, when the leader is a witness of the group: seals in its place what has a silent agent.
 pub(super) fn assist(view: &View, decision: &mut Decision) {
     for (name, group) in &view.state.groups {
         let Phase::Sealing { next, .. } = group.phase else { continue };
@@ -136,16 +136,20 @@ fn promote(view: &View, name: &GroupName, group: &Group, seat: &Seat, decision: 
         decision.waits.insert(name.clone(), reason);
         return None;
     }
-    let sealed_remotely = seal_remotely(view, name, group, seat, next, decision);
+    let over = seal_remotely(view, name, group, seat, next, decision);
+    let primary_speaks = group.primary_node().is_none_or(|node| !speechless(view, group, seat, node, next));
     match choose(view, name, group, seat) {
-        Choice::Promote(chosen) if sealed_remotely => Some(GroupCommand::Promote {
-            successor: chosen.node,
-            run_id: chosen.run_id,
-            start: chosen.offset,
-            data: chosen.data,
-            guarantee: chosen.guarantee,
-            at_unix_ms: view.unix_ms,
-        }),
+        // Where all that was acknowledged is kept there is nothing for the others to lose that is worth a wait.
+        Choice::Promote(chosen) if over || (primary_speaks && chosen.guarantee == Guarantee::Kept) => {
+            Some(GroupCommand::Promote {
+                successor: chosen.node,
+                run_id: chosen.run_id,
+                start: chosen.offset,
+                data: chosen.data,
+                guarantee: chosen.guarantee,
+                at_unix_ms: view.unix_ms,
+            })
+        }
         Choice::Promote(_) => {
             decision.waits.insert(name.clone(), Reason::SealingRemotely);
             None
@@ -162,8 +166,10 @@ fn paused_promotion(view: &View, group: &Group, seat: &Seat) -> Option<Reason> {
     paused(view, group, seat).filter(|_| !why.planned() && group.forced.is_none())
 }
 
-/// S8: an old primary whose agent says nothing is sealed over the network, if its instance answers, before anybody is
-/// promoted; bounded, and no report. True once that is over or not called for.
+/// S8: what may still follow or serve by itself, its agent saying nothing, is sealed over the network before anybody is
+/// promoted, if the instance answers: the old primary, lest it serves on, and every member that is not heard, lest it throws
+/// its data away for that of the next primary with nobody there to tell or save it (S11). Bounded, and no report. True once
+/// that is over or not called for.
 fn seal_remotely(
     view: &View,
     name: &GroupName,
@@ -172,23 +178,36 @@ fn seal_remotely(
     next: Epoch,
     decision: &mut Decision,
 ) -> bool {
-    let Some(old) = group.primary_node().filter(|node| *node != view.me) else { return true };
+    let silent = group.members.keys().filter(|node| speechless(view, group, seat, **node, next));
+    let addresses: Vec<String> =
+        silent.filter_map(|node| Some(group.members.get(node)?.announce.clone())).filter(|at| !at.is_empty()).collect();
+    if addresses.is_empty() {
+        return true;
+    }
     if !view.mine.contains(name) {
         // A witness knows no credentials: the members do it.
         return view.now.since(seat.sealing_at) >= view.lease() / REMOTE_SEAL_PART;
     }
-    let reported = seat.reports.get(&old).is_some_and(|report| report.next == next);
-    let surrendered = seat.surrendered.is_some_and(|(epoch, _)| epoch >= group.epoch);
-    if reported || surrendered {
-        return true;
-    }
-    let Some(address) = group.members.get(&old).map(|member| member.announce.clone()) else { return true };
     match seat.remote_seal {
         Some((at, since, ended)) if at == next => ended || view.now.since(since) >= view.lease() / REMOTE_SEAL_PART,
         _ => {
-            let action = super::Action::SealRemote { group: name.clone(), epoch: next, address };
+            let action = super::Action::SealRemote { group: name.clone(), epoch: next, addresses };
             decision.task(name, Task::SealRemote, next, action);
             false
         }
     }
+}
+
+/// Another member that neither reported nor, as the old primary, surrendered; who is no primary is given half a lease to
+/// say anything at all.
+fn speechless(view: &View, group: &Group, seat: &Seat, node: NodeId, next: Epoch) -> bool {
+    let reported = seat.reports.get(&node).is_some_and(|report| report.next == next);
+    if node == view.me || reported {
+        return false;
+    }
+    if group.primary_node() == Some(node) {
+        return seat.surrendered.is_none_or(|(epoch, _)| epoch < group.epoch);
+    }
+    let heard = view.peers.get(&node).and_then(|peer| peer.heard).unwrap_or(view.started);
+    view.now.since(heard) >= view.lease() / 2
 }

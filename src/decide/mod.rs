@@ -197,14 +197,14 @@ pub enum Action {
         /// The group.
         group: GroupName,
     },
-    /// Seal another node's instance over the network (S8).
+    /// Seal other nodes' instances over the network, all at once (S8).
     SealRemote {
         /// The group.
         group: GroupName,
         /// The epoch to come.
         epoch: Epoch,
-        /// Its `host:port`.
-        address: String,
+        /// Their `host:port`.
+        addresses: Vec<String>,
     },
     /// Put the VIP on this host or refresh its lifetime.
     HoldVip {

@@ -99,7 +99,7 @@ pub enum Reason {
     AwaitingRestart(String),
     /// Nobody may be promoted: priority 0.
     NobodyPromotable,
-    /// The silent primary's instance is being sealed over the network.
+    /// What has a silent agent is being sealed over the network.
     SealingRemotely,
 }
 
@@ -171,7 +171,7 @@ impl fmt::Display for Reason {
                 write!(f, "waiting for the agent of {who}, which holds the best data and is being stopped")
             }
             Self::NobodyPromotable => f.write_str(BARRED),
-            Self::SealingRemotely => write!(f, "sealing the silent primary's instance over the network"),
+            Self::SealingRemotely => write!(f, "sealing over the network what has a silent agent"),
         }
     }
 }

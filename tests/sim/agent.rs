@@ -304,10 +304,11 @@ impl World {
             }
             Action::Send { to, items } => self.send(host, host_of(to), items),
             Action::Propose { topic, command } => self.propose(host, topic, command),
-            Action::SealRemote { epoch, address, .. } => {
+            Action::SealRemote { epoch, addresses, .. } => {
                 let Some(agent) = &self.hosts[host].agent else { return };
-                let (life, to) = (agent.life, crate::redis::place_of(&address).unwrap_or(0));
+                let life = agent.life;
                 let delay = MS + self.rng.below(10 * MS);
+                let to = addresses.iter().filter_map(|address| crate::redis::place_of(address)).collect();
                 self.at(delay, Ev::RemoteSeal { from: host, life, to, epoch });
             }
             Action::Exit => {
@@ -418,18 +419,21 @@ impl World {
         self.input(to, life, Input::What(Box::new(What::Heard { from: id(from), items })));
     }
 
-    /// S8: the leader's agent seals another host's instance; no report comes of it.
-    pub fn remote_seal(&mut self, from: usize, life: u64, to: usize, epoch: Epoch) {
-        let reach = self.net.both(from, to) && self.insts[to].redis.answers(self.now);
-        let outcome = if reach {
+    /// S8: the leader's agent seals other hosts' instances; no report comes of it.
+    pub fn remote_seal(&mut self, from: usize, life: u64, to: &[usize], epoch: Epoch) {
+        let Some(first) = to.first() else { return };
+        let group = self.name_at(*first);
+        let (reached, silent): (Vec<usize>, Vec<usize>) =
+            to.iter().partition(|to| self.net.both(from, host_at(**to)) && self.insts[**to].redis.answers(self.now));
+        for to in reached {
             self.command(to, 0, crate::redis::Command::Nowhere { close: true });
-            let asked = self.hosts[from].clock(self.now);
-            Outcome::Done { info: self.insts[to].redis.info(asked, self.now), clean: true }
+        }
+        let (outcome, delay) = if silent.is_empty() {
+            (Outcome::Dead, MS)
         } else {
-            Outcome::Failed { why: "no answer".to_owned() }
+            (Outcome::Failed { why: "no answer".to_owned() }, 300 * MS)
         };
-        let done = What::Done { group: self.name_at(to), task: Task::SealRemote, epoch, outcome };
-        let delay = if reach { MS } else { 300 * MS };
+        let done = What::Done { group, task: Task::SealRemote, epoch, outcome };
         self.at(delay, Ev::Agent { host: from, life, what: Input::What(Box::new(done)) });
     }
 

@@ -31,7 +31,7 @@ pub enum Ev {
     RemoteSeal {
         from: usize,
         life: u64,
-        to: usize,
+        to: Vec<usize>,
         epoch: Epoch,
     },
     Pump(usize),

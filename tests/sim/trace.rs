@@ -97,7 +97,7 @@ pub fn action(action: &Action) -> String {
         Action::Kill { .. } => "kill".to_owned(),
         Action::ScriptKill { .. } => "script kill".to_owned(),
         Action::Start { .. } => "start the unit".to_owned(),
-        Action::SealRemote { epoch, address, .. } => format!("seal {address} remotely for {epoch}"),
+        Action::SealRemote { epoch, addresses, .. } => format!("seal {} remotely for {epoch}", addresses.join(", ")),
         Action::DropVip { .. } => "drop the VIP".to_owned(),
         Action::Exit => "exit".to_owned(),
     }

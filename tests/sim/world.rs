@@ -318,7 +318,7 @@ impl World {
             Ev::Deliver { from, to, items } => self.deliver(from, to, items),
             Ev::Written { host, life, local } => self.written(host, life, local),
             Ev::MarkWritten { place, life, epoch } => self.mark_written(place, life, epoch),
-            Ev::RemoteSeal { from, life, to, epoch } => self.remote_seal(from, life, to, epoch),
+            Ev::RemoteSeal { from, life, to, epoch } => self.remote_seal(from, life, &to, epoch),
             Ev::Pump(place) => self.pump(place),
             Ev::Ping(place) => self.ping(place),
             Ev::Acked { primary, run, replica, connection, offset } => {

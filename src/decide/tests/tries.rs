@@ -107,8 +107,11 @@ fn s10_a_handover_that_froze_is_an_operators_even_if_the_process_is_another_now(
     assert_eq!(fences(&unasked.looked(1150, info(9, Some(NOWHERE)))), Some(Why::InstanceRestarted));
 }
 
-fn seals_remotely(actions: &[Action]) -> Option<&str> {
-    actions.iter().find_map(|a| if let Action::SealRemote { address, .. } = a { Some(address.as_str()) } else { None })
+fn seals_remotely(actions: &[Action]) -> Option<String> {
+    actions.iter().find_map(|action| match action {
+        Action::SealRemote { addresses, .. } => Some(addresses.join(" ")),
+        _ => None,
+    })
 }
 
 #[test]
@@ -116,18 +119,21 @@ fn s8_members_seal_a_silent_agents_instance_for_a_leader_that_is_a_witness() {
     let sealing = changed(3, &[seal(Why::PrimarySilent)]);
     let led_by =
         |leader| Leadership { term: 1, leader: Some(NodeId(leader)), leading: false, voters: Default::default() };
-    for (leader, asked) in [(4, Some("10.0.0.1:6379")), (3, None)] {
+    for (leader, asked) in [(4, Some("10.0.0.1:6379 10.0.0.3:6379")), (3, None)] {
         let mut agent = Agent::new(2, &state(3), None);
         agent.at(1000, What::Leadership(led_by(leader)));
         let actions = agent.at(2000, What::Applied(Arc::new(sealing.clone())));
-        assert_eq!(seals_remotely(&actions), asked, "led by {leader}");
+        assert_eq!(seals_remotely(&actions).as_deref(), asked, "led by {leader}");
         assert_eq!(seals_remotely(&agent.tick(2010)), None, "once");
     }
-    // The old primary's agent spoke: there is nothing to do in its place.
+    // The old primary's agent gave up, and the other is heard: there is nothing to do in their place.
     let mut agent = Agent::new(2, &state(3), None);
     agent.at(1000, What::Leadership(led_by(4)));
     agent.heard(1500, 1, Item::Surrender { group: name(), epoch: Epoch(1), why: Why::Operator });
+    agent.heard(1601, 3, Item::Sealed { group: name(), next: Epoch(1) });
     assert_eq!(seals_remotely(&agent.at(2000, What::Applied(Arc::new(sealing.clone())))), None);
+    let late = seals_remotely(&agent.tick(2001));
+    assert_eq!(late.as_deref(), Some("10.0.0.3:6379"), "but not for half a lease");
     // The witness itself has no credentials, but gives the members the time for it.
     let mut witness = leader(&sealing);
     assert_eq!(seals_remotely(&witness.tick(1010)), None);
