@@ -10,7 +10,7 @@ use crate::events::{Cure, Ev};
 use crate::rng::Rng;
 use crate::trace::label;
 use crate::world::{MS, World, place};
-use mainstay::cluster::{Epoch, Ground, Group, Guarantee, NodeId};
+use mainstay::cluster::{Epoch, Ground, Group, Guarantee, NodeId, RunId};
 use mainstay::view::What;
 
 /// What the instances of a run keep on disk.
@@ -136,11 +136,23 @@ impl World {
         }
         let name = &self.names[number];
         let at = place(host_of(successor), number);
+        // What the leader could have known: the process that holds it had reported.
+        let leader = self.raft.leader.and_then(|leader| self.hosts[leader].agent.as_ref());
+        let seat = leader.and_then(|agent| agent.view.seats.get(name));
+        let heard = |node: &NodeId, run_id: &RunId| {
+            let own = seat.filter(|_| leader.is_some_and(|agent| agent.view.me == *node));
+            let report =
+                own.map_or_else(|| seat.and_then(|seat| seat.reports.get(node)), |own| own.membership.report.as_ref());
+            report.is_some_and(|report| report.run_id == *run_id)
+        };
         let reported = |node: &NodeId| {
             let saved = self.hosts[host_of(*node)].disk.groups.get(name);
             let redis = &self.insts[place(host_of(*node), number)].redis;
             let whole = saved.is_some_and(|saved| saved.voided.as_ref() != Some(&redis.run_id()));
-            whole && redis.alive && saved.is_some_and(|saved| saved.member_sealed >= next)
+            whole
+                && redis.alive
+                && heard(node, &redis.run_id())
+                && saved.is_some_and(|saved| saved.member_sealed >= next)
         };
         let fit = old.members.iter().filter(|(node, member)| member.adopted && member.priority > 0 && reported(node));
         let others: Vec<usize> = fit.map(|(node, _)| place(host_of(*node), number)).collect();
