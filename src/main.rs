@@ -162,7 +162,7 @@ enum Command {
         /// Only where no agent runs, and this host's lease has lapsed (for ExecStopPost)
         #[arg(long)]
         if_lapsed: bool,
-        /// Only where no agent runs, and this host held a lease: nobody will renew it (for ExecStopPost)
+        /// Only where no agent runs, and this host held a lease (for ExecStopPost)
         #[arg(long, conflicts_with = "if_lapsed")]
         if_held: bool,
         /// The agent's control socket; else the one of the config

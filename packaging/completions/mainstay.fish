@@ -94,7 +94,7 @@ complete -c mainstay -n "__fish_mainstay_using_subcommand join" -s h -l help -d 
 complete -c mainstay -n "__fish_mainstay_using_subcommand fence" -l socket -d 'The agent\'s control socket; else the one of the config' -r -F
 complete -c mainstay -n "__fish_mainstay_using_subcommand fence" -l config -d 'This host\'s config: what to fence' -r -F
 complete -c mainstay -n "__fish_mainstay_using_subcommand fence" -l if-lapsed -d 'Only where no agent runs, and this host\'s lease has lapsed (for ExecStopPost)'
-complete -c mainstay -n "__fish_mainstay_using_subcommand fence" -l if-held -d 'Only where no agent runs, and this host held a lease: nobody will renew it (for ExecStopPost)'
+complete -c mainstay -n "__fish_mainstay_using_subcommand fence" -l if-held -d 'Only where no agent runs, and this host held a lease (for ExecStopPost)'
 complete -c mainstay -n "__fish_mainstay_using_subcommand fence" -s h -l help -d 'Print help'
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l name -d 'This node\'s name; else the host\'s' -r
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l address -d 'Where peers reach this node\'s agent' -r

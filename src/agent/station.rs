@@ -11,7 +11,9 @@ use crate::cluster::{Epoch, GroupName};
 use crate::config::{GroupConfig, RedisAddress};
 use crate::ctl::catalog;
 use crate::decide::Action;
-use crate::redis::{Announce, Commander, Credentials, Endpoint, InstanceEvent, Secret, Settings, Timing, Watcher};
+use crate::redis::{
+    Announce, Commander, Credentials, Endpoint, InstanceEvent, Secret, Settings, Silence, Timing, Watcher,
+};
 use crate::view::{Info, Moment, Outcome, ReplicaRow, Sight, Task, VipSight, What};
 use crate::vip::{AnnounceSeries, Remaining, Vip, VipEvent, VipSpec};
 use anyhow::Context as _;
@@ -34,6 +36,8 @@ const DROP_RETRY_MOST: u32 = 16;
 /// How long others may take to answer for the VIP, and how often they are asked.
 const PROBE_FOR: Duration = Duration::from_millis(600);
 const PROBE_EVERY: Duration = Duration::from_secs(20);
+/// S7: where no process is known that could be looked at, silence counts as progress for so long, and no longer.
+const UNTOLD: Duration = Duration::from_secs(30);
 /// An online replica whose last acknowledgement is older than this is not there (S5).
 const ONLINE_LAG: Duration = Duration::from_secs(2);
 
@@ -421,8 +425,7 @@ async fn pump_instance(
             InstanceEvent::Loading(_) => Sight::Loading,
             InstanceEvent::Busy => Sight::Busy,
             InstanceEvent::Silent(silence) => {
-                // S7: what cannot be told counts as progress.
-                Sight::Silent { length: silence.since, progress: silence.progress.unwrap_or(true) }
+                Sight::Silent { length: silence.since, progress: makes_progress(silence) }
             }
             InstanceEvent::Gone(_) => Sight::Gone,
             InstanceEvent::AuthFailed { detail }
@@ -433,6 +436,11 @@ async fn pump_instance(
             return;
         }
     }
+}
+
+/// S7: whether a silent instance may still be at work.
+fn makes_progress(silence: Silence) -> bool {
+    silence.progress.unwrap_or(silence.since < UNTOLD)
 }
 
 /// INFO in the core's terms.
@@ -476,4 +484,14 @@ fn backlog(info: &crate::redis::Info) -> (crate::cluster::Offset, u64) {
 
 fn address(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+#[cfg(test)]
+#[test]
+fn what_cannot_be_told_is_progress_for_a_while() {
+    let said = |secs, progress| makes_progress(Silence { since: Duration::from_secs(secs), progress });
+    assert_eq!(
+        [said(29, None), said(30, None), said(90, Some(true)), said(1, Some(false))],
+        [true, false, true, false]
+    );
 }

@@ -182,7 +182,7 @@ pub const REFERENCE: &[Key] = &[
         Text,
         Optional,
         "a unit name, such as \"redis-server.service\"",
-        "The systemd unit to watch, start and kill. Without it killing needs root or the same user.",
+        "The systemd unit to watch, start and kill. Without it killing needs root or the same user, and a hang may be found half a minute later.",
     ),
     key(
         "group.vip",

@@ -33,7 +33,11 @@ pub(super) fn choice(state: &State, reports: &[Said], waited: u64, adjust: impl 
         seat.reports.insert(NodeId(*node), report(*node, *lineage, *offset));
     }
     adjust(&mut agent);
-    agent.view.now = ms(1000 + waited);
+    // They are said again and again.
+    let now = ms(1000 + waited);
+    let seat = agent.seat();
+    seat.reported_at = seat.reports.keys().map(|node| (*node, now)).collect();
+    agent.view.now = now;
     let (view, group) = (&agent.view, agent.view.group(&name()).unwrap());
     choose(view, &name(), group, &view.seats[&name()])
 }

@@ -103,6 +103,26 @@ fn s13_the_running_topology_is_adopted_or_nothing_is_guessed() {
     assert_eq!(chosen(&choice(&unborn(&[]), &two_of_three, 60_000)), None, "everybody's word is needed");
 }
 
+/// Its host was lost with it, and may come back with more: it is waited for like one that never reported.
+#[test]
+fn s14_a_report_that_is_not_repeated_is_of_a_process_that_is_gone() {
+    let state = changed(3, &[seal(Why::PrimarySilent)]);
+    let found = |silent: u64| {
+        let mut agent = leader(&state);
+        for node in [1, 2, 3] {
+            agent.seat().seals.insert(NodeId(node), Epoch(2));
+            agent.seat().reports.insert(NodeId(node), report(node, None, 50));
+            let at = if node == 3 { 5000 - silent } else { 5000 };
+            agent.seat().reported_at.insert(NodeId(node), ms(at));
+        }
+        agent.view.now = ms(5000);
+        let (view, group) = (&agent.view, agent.view.group(&name()).unwrap());
+        choose(view, &name(), group, &view.seats[&name()])
+    };
+    assert!(chosen(&found(799)).is_some());
+    assert_eq!(found(800), Choice::Wait(Reason::AwaitingReports(vec!["n3".to_owned()])));
+}
+
 #[test]
 fn s13_the_operators_choice_settles_it_but_not_for_an_empty_one() {
     let data = [runs(held(1, "a", 90, 5)), runs(held(2, "b", 10, 5)), held(3, "c", 0, 0)];
