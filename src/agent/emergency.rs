@@ -39,7 +39,7 @@ const _: () = assert!(LIMIT.as_millis() >= CONFIRM.as_millis() + CLOSE.as_millis
 pub enum Which {
     /// Every one.
     All,
-    /// Those whose lease stamp says that this host held a lease and did not surrender it: no agent will.
+    /// Those whose lease stamp says that this host held a lease and did not surrender it.
     Held,
     /// Of those, whose lease has lapsed.
     Lapsed,

@@ -324,7 +324,7 @@ impl Agent {
                 },
             };
             // S8: the watchdog is petted only if the round came in time.
-            let in_time = due.elapsed() < self.policy.lease / 2;
+            let in_time = due.elapsed() < self.lease / 2;
             if matches!(what, What::Tick { .. }) {
                 self.look_at_links();
             }
@@ -361,7 +361,7 @@ impl Agent {
         let view = &self.view;
         let ends = view.mine.iter().filter_map(|name| view.lease_end(name)).filter(|end| *end > view.now);
         let message = crate::decide::next_message(view).filter(|at| *at > view.now);
-        let idle = view.now + (self.policy.lease / IDLE_PART).clamp(IDLE_LEAST, IDLE_MOST);
+        let idle = view.now + (self.lease / IDLE_PART).clamp(IDLE_LEAST, IDLE_MOST);
         clock::instant(ends.chain(message).chain([idle]).min().unwrap_or(idle))
     }
 

@@ -32,7 +32,7 @@ const PACE_ATTACHING: Duration = Duration::from_millis(20);
 const PROOF: Duration = Duration::from_millis(500);
 /// A VIP that could not be dropped is dropped again after so long.
 const DROP_RETRY: Duration = Duration::from_millis(100);
-const DROP_RETRY_MOST: u32 = 16;
+const DROP_RETRY_MOST: u32 = 5;
 /// How long others may take to answer for the VIP, and how often they are asked.
 const PROBE_FOR: Duration = Duration::from_millis(600);
 const PROBE_EVERY: Duration = Duration::from_secs(20);

@@ -5,7 +5,8 @@ use super::{Decision, POLL_PART, REMOTE_SEAL_PART, Reason};
 use crate::cluster::{
     Command, Durability, Epoch, Group, GroupCommand, GroupName, Guarantee, GuardianChange, NodeId, Offset, Phase, Why,
 };
-use crate::view::{Seat, Task, Topic, View};
+use crate::view::{Seat, Topic, View};
+use std::collections::BTreeSet;
 
 pub(super) fn coordinate(view: &View, decision: &mut Decision) {
     let mut suspicion = false;
@@ -140,7 +141,10 @@ fn promote(view: &View, name: &GroupName, group: &Group, seat: &Seat, decision: 
     let primary_speaks = group.primary_node().is_none_or(|node| !speechless(view, group, seat, node, next));
     match choose(view, name, group, seat) {
         // Where all that was acknowledged is kept there is nothing for the others to lose that is worth a wait.
-        Choice::Promote(chosen) if over || (primary_speaks && chosen.guarantee == Guarantee::Kept) => {
+        Choice::Promote(chosen)
+            if (over || (primary_speaks && chosen.guarantee == Guarantee::Kept))
+                && !struck(view, seat, next, chosen.node) =>
+        {
             Some(GroupCommand::Promote {
                 successor: chosen.node,
                 run_id: chosen.run_id,
@@ -178,24 +182,35 @@ fn seal_remotely(
     next: Epoch,
     decision: &mut Decision,
 ) -> bool {
-    let silent = group.members.keys().filter(|node| speechless(view, group, seat, **node, next));
-    let addresses: Vec<String> =
-        silent.filter_map(|node| Some(group.members.get(node)?.announce.clone())).filter(|at| !at.is_empty()).collect();
-    if addresses.is_empty() {
+    // Before the first promotion nobody is detached who has not been heard of all (S13).
+    if group.epoch == Epoch(0) {
+        return true;
+    }
+    let silent = group.members.iter().filter(|(node, _)| speechless(view, group, seat, **node, next));
+    let (nodes, addresses): (BTreeSet<NodeId>, Vec<String>) =
+        silent.filter(|(_, member)| !member.announce.is_empty()).map(|(node, m)| (*node, m.announce.clone())).unzip();
+    if nodes.is_empty() {
         return true;
     }
     if !view.mine.contains(name) {
         // A witness knows no credentials: the members do it.
         return view.now.since(seat.sealing_at) >= view.lease() / REMOTE_SEAL_PART;
     }
-    match seat.remote_seal {
-        Some((at, since, ended)) if at == next => ended || view.now.since(since) >= view.lease() / REMOTE_SEAL_PART,
+    match &seat.remote_seal {
+        Some(seal) if seal.next == next => seal.ended || view.now.since(seal.since) >= view.lease() / REMOTE_SEAL_PART,
         _ => {
-            let action = super::Action::SealRemote { group: name.clone(), epoch: next, addresses };
-            decision.task(name, Task::SealRemote, next, action);
+            decision.noted.remote.push((name.clone(), next, nodes));
+            decision.actions.push(super::Action::SealRemote { group: name.clone(), epoch: next, addresses });
             false
         }
     }
+}
+
+/// Whether a node's instance may still be sealed over the network though it has reported meanwhile: promoted now it would be
+/// struck as the primary. The task's own bounds are two eighths of a lease.
+fn struck(view: &View, seat: &Seat, next: Epoch, node: NodeId) -> bool {
+    let begun = seat.remote_seal.as_ref().filter(|seal| seal.next == next && !seal.ended && seal.nodes.contains(&node));
+    begun.is_some_and(|seal| view.now.since(seal.since) < view.lease() / 2)
 }
 
 /// Another member that neither reported nor, as the old primary, surrendered; who is no primary is given half a lease to

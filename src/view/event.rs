@@ -295,6 +295,8 @@ pub enum Topic {
 pub struct Noted {
     /// Tasks begun: group, task, epoch.
     pub tasks: Vec<(GroupName, Task, Epoch)>,
+    /// Other nodes' instances that are being sealed: group, epoch to come, whose.
+    pub remote: Vec<(GroupName, Epoch, BTreeSet<NodeId>)>,
     /// `min-replicas-to-write` that a task begun sets: group, process, value.
     pub tuning: Vec<(GroupName, RunId, u32)>,
     /// Fences begun: group, epoch, reason.

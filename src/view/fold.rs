@@ -2,7 +2,7 @@
 
 use super::event::{Info, Item, Noted, Outcome, Renewal, Sight, Task, Topic, VipSight, What};
 use super::moment::Moment;
-use super::seat::{Condition, Posture, Promise, Seat};
+use super::seat::{Condition, Posture, Promise, RemoteSeal, Seat};
 use super::{Poll, View};
 use crate::cluster::{Epoch, GroupName, NodeId, Phase};
 use std::sync::Arc;
@@ -317,7 +317,9 @@ impl View {
         let now = self.now;
         let Some(seat) = self.seats.get_mut(name) else { return };
         if task == Task::SealRemote {
-            seat.remote_seal = seat.remote_seal.map(|(next, at, ended)| (next, at, ended || next == epoch));
+            if let Some(seal) = seat.remote_seal.as_mut().filter(|seal| seal.next == epoch) {
+                seal.ended = true;
+            }
             return;
         }
         if seat.instance.task.is_some_and(|(running, at, _)| (running, at) == (task, epoch)) {
@@ -397,11 +399,12 @@ impl View {
         let now = self.now;
         for (name, task, epoch) in noted.tasks {
             let Some(seat) = self.seats.get_mut(&name) else { continue };
-            if task == Task::SealRemote {
-                seat.remote_seal = Some((epoch, now, false));
-            } else {
-                seat.instance.task = Some((task, epoch, now));
-                seat.instance.tuning = None;
+            seat.instance.task = Some((task, epoch, now));
+            seat.instance.tuning = None;
+        }
+        for (name, next, nodes) in noted.remote {
+            if let Some(seat) = self.seats.get_mut(&name) {
+                seat.remote_seal = Some(RemoteSeal { next, since: now, nodes, ended: false });
             }
         }
         for (name, run_id, value) in noted.tuning {

@@ -31,7 +31,7 @@ pub use event::{
 pub use flap::Faults;
 pub use holder::Word;
 pub use moment::Moment;
-pub use seat::{Condition, Instance, Lease, Membership, Posture, Promise, Seat, VipState};
+pub use seat::{Condition, Instance, Lease, Membership, Posture, Promise, RemoteSeal, Seat, VipState};
 pub use settle::FollowTarget;
 pub use unit::{Unit, UnitSight};
 

@@ -8,7 +8,7 @@ use super::moment::Moment;
 use super::unit::Unit;
 use crate::cluster::{Epoch, GroupName, Guardians, NodeId, Offset, RunId, Version, Why};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// One group, seen from here.
@@ -57,9 +57,8 @@ pub struct Seat {
     pub rested: BTreeMap<NodeId, (Version, Moment)>,
     /// As the primary: its offset of after a member was known to be detached, by the version that took it out (S5).
     pub leave_marks: BTreeMap<NodeId, (Version, Offset)>,
-    /// As the leader: the other node's instance that was sealed over the network for this epoch, and when that began;
-    /// true once it ended.
-    pub remote_seal: Option<(Epoch, Moment, bool)>,
+    /// As the leader, or for one that is a witness: the last sealing over the network.
+    pub remote_seal: Option<RemoteSeal>,
     /// As the leader: when it first saw the pause.
     pub pause_seen: Option<Moment>,
     /// Which pause that was.
@@ -250,6 +249,19 @@ pub enum Condition {
         /// What to do.
         why: String,
     },
+}
+
+/// Other hosts' instances are sealed over the network (S8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteSeal {
+    /// For this epoch.
+    pub next: Epoch,
+    /// Since when.
+    pub since: Moment,
+    /// Whose.
+    pub nodes: BTreeSet<NodeId>,
+    /// All of them answered, or were given up.
+    pub ended: bool,
 }
 
 /// The VIP here.

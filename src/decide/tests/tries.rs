@@ -139,6 +139,66 @@ fn s8_members_seal_a_silent_agents_instance_for_a_leader_that_is_a_witness() {
     assert_eq!(seals_remotely(&witness.tick(1010)), None);
 }
 
+/// A leader that is a member, started in `state`, and has heard of nobody for longer than a lease.
+fn lonely_leader(state: &State) -> Agent {
+    let mut agent = Agent::new(2, state, None);
+    let led = Leadership { term: 1, leader: Some(NodeId(2)), leading: true, voters: Default::default() };
+    agent.at(1000, What::Leadership(led));
+    agent.looked(1999, info(2, Some(NOWHERE)));
+    agent
+}
+
+#[test]
+fn s8_who_reports_while_it_is_being_sealed_is_promoted_only_after_that() {
+    let sealing = changed(3, &[seal(Why::PrimarySilent)]);
+    let promoted = |actions: &[Action]| {
+        actions.iter().any(|action| match action {
+            Action::Propose { command: Command::Group { change, .. }, .. } => {
+                matches!(change, GroupCommand::Promote { .. })
+            }
+            _ => false,
+        })
+    };
+    for (ended, till) in [(false, 2400), (true, 2021)] {
+        let mut agent = lonely_leader(&state(3));
+        agent.at(2000, What::Applied(Arc::new(sealing.clone())));
+        agent.seat().remote_seal = Some(crate::view::RemoteSeal {
+            next: Epoch(2),
+            since: ms(2000),
+            nodes: [NodeId(1), NodeId(3)].into(),
+            ended: false,
+        });
+        for guardian in [1, 3] {
+            agent.heard(2010, guardian, Item::Sealed { group: name(), next: Epoch(2) });
+        }
+        for node in [1, 3] {
+            let offset = if node == 1 { 90 } else { 50 };
+            let said = Item::Report(super::choose::report(node, Some(1), offset));
+            assert!(!promoted(&agent.heard(2011, node, said)), "n1 is the best, and is being sealed");
+        }
+        if ended {
+            let over = What::Done { group: name(), task: Task::SealRemote, epoch: Epoch(2), outcome: Outcome::Dead };
+            assert!(promoted(&agent.at(till, over)), "all of them answered");
+        } else {
+            assert!(!promoted(&agent.tick(till - 1)));
+            assert!(promoted(&agent.tick(till)), "it cannot last longer");
+        }
+    }
+}
+
+/// What runs beside agents that are not all there yet is left alone (S13).
+#[test]
+fn s13_nobody_is_sealed_over_the_network_before_the_first_promotion() {
+    let mut unborn = state(3);
+    let group = unborn.groups.get_mut(&name()).unwrap();
+    let members = std::mem::take(&mut group.members);
+    *group = crate::cluster::Group::new(Durability::Available);
+    group.members = members;
+    let mut agent = lonely_leader(&unborn);
+    agent.tick(9000);
+    assert_eq!(agent.seat().remote_seal, None);
+}
+
 #[test]
 fn s5_one_that_is_dropped_again_and_again_asks_ever_later() {
     let mut agent = Agent::new(2, &state(3), None);
