@@ -77,6 +77,9 @@ pub struct InitArgs {
     /// Take everything back that an earlier run wrote
     #[arg(long)]
     pub remove: bool,
+    /// With --remove: leave config, key and password
+    #[arg(long, requires = "remove")]
+    pub instance_only: bool,
     /// Overwrite, or remove, edited files too; a copy of each is kept
     #[arg(long)]
     pub force: bool,

@@ -53,6 +53,9 @@ impl fmt::Display for Done {
     }
 }
 
+/// What lies here is mainstay's own.
+const OWN: &str = "/etc/mainstay";
+
 /// Checksums by path, as on the host.
 type Manifest = BTreeMap<PathBuf, u32>;
 
@@ -158,14 +161,25 @@ pub fn write(plan: &Plan, root: &Path, force: bool) -> Result<Vec<Done>, SetupEr
     Ok(done)
 }
 
-/// Removes what an earlier run wrote.
+/// Removes what an earlier run wrote; `instance_only`: but for what is mainstay's own, config, key and password. The drop-in
+/// goes first, and the service manager is to `reload` before the settings go that the drop-in includes: a Redis that dies in
+/// between must find what it starts with.
 ///
 /// # Errors
 /// The system refused.
-pub fn remove(root: &Path, force: bool) -> Result<Vec<Done>, SetupError> {
+pub fn remove(root: &Path, force: bool, instance_only: bool, reload: impl FnOnce()) -> Result<Vec<Done>, SetupError> {
     let mut manifest = read_manifest(root);
     let mut done = Vec::new();
-    for (file, sum) in manifest.clone() {
+    let drop_in = |file: &Path| file.parent().is_some_and(|dir| dir.extension().is_some_and(|end| end == "d"));
+    let wanted = manifest.clone().into_iter().filter(|(file, _)| !instance_only || !file.starts_with(OWN));
+    let (first, then): (Vec<_>, Vec<_>) = wanted.partition(|(file, _)| drop_in(file));
+    let mut reload = (!first.is_empty()).then_some(reload);
+    for (file, sum) in first.into_iter().chain(then) {
+        if !drop_in(&file)
+            && let Some(reload) = reload.take()
+        {
+            reload();
+        }
         let path = below(root, &file);
         let fault = |what| {
             let path = path.clone();
@@ -185,7 +199,7 @@ pub fn remove(root: &Path, force: bool) -> Result<Vec<Done>, SetupError> {
                 fs::remove_file(&path).map_err(fault("removing it"))?;
                 done.push(Done::Removed(path.clone()));
                 // The drop-in's own directory, where nothing else lies in it.
-                if path.parent().is_some_and(|dir| dir.extension().is_some_and(|end| end == "d")) {
+                if drop_in(&path) {
                     let _ = path.parent().map(fs::remove_dir);
                 }
             }

@@ -4,6 +4,8 @@ use super::{InitArgs, SetupError, plan, remove, write};
 use crate::ctl::command::emit;
 use crate::ctl::exit::{Code, Failure};
 use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
 
 /// `mainstay init`.
 ///
@@ -12,7 +14,7 @@ use std::fmt::Write as _;
 pub fn run(args: &InitArgs) -> Result<u8, Failure> {
     let mut said = String::new();
     if args.remove {
-        let done = remove(&args.root, args.force)?;
+        let done = remove(&args.root, args.force, args.instance_only, || reload(&args.root))?;
         if done.is_empty() {
             said.push_str("nothing to take back: no run of `mainstay init` wrote anything here\n");
         }
@@ -21,7 +23,7 @@ pub fn run(args: &InitArgs) -> Result<u8, Failure> {
             let _ = writeln!(said, "{done}");
         }
         if done.iter().any(|done| matches!(done, super::Done::Removed(_))) {
-            said.push_str("next: systemctl daemon-reload, and restart Redis: it then starts as its package has it\n");
+            said.push_str("Redis starts as its package has it the next time that it is started\n");
         }
         return emit(&said).map(|_| 0);
     }
@@ -36,6 +38,13 @@ pub fn run(args: &InitArgs) -> Result<u8, Failure> {
         let _ = writeln!(said, "{} {step}", if at == 0 { "next:" } else { "     " });
     }
     emit(&said).map(|_| 0)
+}
+
+/// Where a service manager runs here; it says itself what it does not like.
+fn reload(root: &Path) {
+    if root == Path::new("/") && Path::new("/run/systemd/system").exists() {
+        let _ = Command::new("systemctl").arg("daemon-reload").status();
+    }
 }
 
 impl From<SetupError> for Failure {

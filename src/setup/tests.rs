@@ -138,15 +138,32 @@ fn all_of_it_is_taken_back_but_what_was_edited() {
     let host = Host::new();
     host.init(&with(&["--new-redis-password"])).expect("written");
     host.put(SETTINGS, "maxmemory 1gb\n");
-    let done = remove(host.0.path(), false).expect("removed");
+    let done = remove(host.0.path(), false, false, || {}).expect("removed");
     assert!(done.contains(&Done::Left(host.at(SETTINGS))), "{done:?}");
     for path in [CONFIG, KEY, PASSWORD, DROP_IN] {
         assert!(!host.at(path).exists(), "{path} is left");
     }
     assert!(!host.at(DROP_IN).parent().expect("a directory").exists(), "its empty directory goes too");
-    remove(host.0.path(), true).expect("removed");
+    remove(host.0.path(), true, false, || {}).expect("removed");
     assert!(!host.at(SETTINGS).exists() && !host.at(MANIFEST).exists());
     assert!(host.at("/usr/lib/systemd/system/redis-server.service").exists(), "never the package's own");
+}
+
+/// A package that is removed, and not purged, leaves what only an operator has; and Redis can start at every moment.
+#[test]
+fn the_instance_is_set_free_before_its_settings_go_and_the_rest_stays() {
+    let host = Host::new();
+    host.init(&with(&["--new-redis-password"])).expect("written");
+    let mut between = false;
+    let reload = || between = !host.at(DROP_IN).exists() && host.at(SETTINGS).exists();
+    remove(host.0.path(), true, true, reload).expect("removed");
+    assert!(between, "the service manager reads anew after the drop-in, and before the settings that it includes");
+    assert!(!host.at(SETTINGS).exists());
+    for path in [CONFIG, KEY, PASSWORD, MANIFEST] {
+        assert!(host.at(path).exists(), "{path} is gone");
+    }
+    remove(host.0.path(), true, false, || panic!("there is no drop-in any more")).expect("removed");
+    assert!(!host.at(CONFIG).exists() && !host.at(MANIFEST).exists());
 }
 
 #[test]

@@ -246,6 +246,9 @@ pub fn leave(story: &mut Story) {
     let machine = story.trio.of(other(primary));
     let pid = format!("systemctl show -p MainPID --value {server}");
     let before = machine.sh(&pid);
+    machine.sh("apt-get -q remove -y mainstay");
+    let kept = "ls /etc/mainstay/mainstay.toml /etc/mainstay/cluster.key /etc/mainstay/redis.password | wc -l";
+    assert_eq!(machine.sh(kept), "3", "a package that is removed leaves what only the operator has");
     machine.sh("apt-get -q purge -y mainstay");
     assert_eq!(machine.sh(&pid), before, "Redis was restarted");
     let left = machine.sh(
