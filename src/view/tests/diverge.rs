@@ -150,6 +150,33 @@ fn s11_the_same_data_is_told_again_to_an_epoch_that_does_not_bring_it_back() {
     }
 }
 
+/// There is one record: what it says of other data is in its event before it is written over.
+#[test]
+fn s11_a_loss_that_is_not_told_yet_is_not_written_over() {
+    let mut state = later(3);
+    let older = Diverged {
+        run_id: "run0".into(),
+        replid: "id0".into(),
+        offset: Offset(44),
+        epoch: Epoch(2),
+        bytes: Some(19),
+        file: None,
+        saved: false,
+    };
+    let local = LocalGroup { attached: attached(1, "id1", "id1"), diverged: Some(older), ..LocalGroup::default() };
+    let seen = || Info { keys: 5, ..info(1, Some(NOWHERE), "id1", 257) };
+    let view = back(&state, local.clone(), false, seen());
+    assert_eq!(found(&view), Some(Some(19)));
+    let Some(told @ GroupCommand::Diverged { epoch: Epoch(2), .. }) = view.untold_loss(&name()) else {
+        panic!("the older loss is to be told first: {:?}", view.untold_loss(&name()))
+    };
+    assert!(view.owes_older_loss(&name(), &view.seats[&name()]), "and until then it follows nobody");
+    apply(&mut state, told);
+    let view = back(&state, local, false, seen());
+    assert_eq!(found(&view), Some(Some(57)), "what the next primary lacks now");
+    assert!(!view.owes_older_loss(&name(), &view.seats[&name()]));
+}
+
 #[test]
 fn s11_it_follows_only_once_its_data_is_saved() {
     let state = later(2);
