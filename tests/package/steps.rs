@@ -154,7 +154,7 @@ fn downgrade(story: &mut Story) {
     let old = crate::deb::built().deb;
     story.trio.publish(&old);
     let machine = story.trio.of(2);
-    machine.sh("apt-get -q update; cp -a /var/lib/mainstay/identity /root/identity");
+    machine.sh("apt-get -q update; cp -a /var/lib/mainstay/identity /var/lib/identity.kept");
     machine.sh("sed -i 's/\"schema\": *[0-9]*/\"schema\": 99/' /var/lib/mainstay/identity");
     let downgrade = format!("apt-get -q install -y --allow-downgrades mainstay={}", version());
     let said = machine.sh_output(&downgrade, secs(60)).expect("apt");
@@ -162,7 +162,7 @@ fn downgrade(story: &mut Story) {
     assert!(!said.status.success(), "{text}");
     assert!(text.contains("its schema is 99"), "{text}");
     assert_eq!(machine.sh("dpkg-query -W -f '${Version} ${Status}' mainstay"), format!("{NEWER} install ok installed"));
-    machine.sh("mv /root/identity /var/lib/mainstay/identity");
+    machine.sh("mv /var/lib/identity.kept /var/lib/mainstay/identity");
     machine.sh(&downgrade);
     story.trio.wait_healthy(secs(30));
     story.say("downgrade", "refused while the database is newer, else as any other".to_owned());
