@@ -78,10 +78,11 @@ pub const KINDS: [Kind; 23] = [
 impl Kind {
     /// An instance may lose its memory by it: what answers nothing for long is taken for hung, and killed. With no
     /// persistence, or an old snapshot, two such hosts at once lose what both held, and no rule could keep it: the faults
-    /// of one round that are of this sort hit one and the same host.
+    /// of one round that are of this sort hit one and the same host. So does a lost store: the data is there, and nobody
+    /// can vouch for it any more.
     pub fn takes_memory(self) -> bool {
-        use Kind::{ClientPause, DebugSleep, FreezeRedis, KillRedis, Leave, ReplaceHost, RestartHost, Script};
-        matches!(self, KillRedis | FreezeRedis | DebugSleep | ClientPause | Script | RestartHost | ReplaceHost | Leave)
+        use Kind::{ClientPause, DebugSleep, FreezeRedis, KillRedis, RestartHost, Script};
+        self.takes_store() || matches!(self, KillRedis | FreezeRedis | DebugSleep | ClientPause | Script | RestartHost)
     }
 
     /// The agent comes back with an empty store.

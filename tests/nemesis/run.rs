@@ -164,7 +164,7 @@ impl Nemesis {
             let refused =
                 |no| self.c.status(no).is_ok_and(|said| said.to_string().contains("that are not the group's"));
             if let Ok(primary) = self.c.primary_now()
-                && self.c.hosts.values().any(|host| refused(host.no))
+                && self.c.data_hosts().any(|host| refused(host.no))
             {
                 let done = self.c.mainstay(primary, &["bootstrap", "--primary", &format!("n{primary}")]);
                 self.told.say(&format!("   operator: bootstrap --primary n{primary}: {}", done.status));
