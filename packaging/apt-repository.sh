@@ -30,7 +30,10 @@ for package in "$@"; do
 done
 
 mkdir -p "$folder"
-cp "$@" "$folder"
+for package in "$@"; do
+    # One that lies there already is in its place.
+    [ "$package" -ef "$folder/${package##*/}" ] || cp "$package" "$folder"
+done
 cd "$folder"
 dpkg-scanpackages --multiversion . >Packages 2>/dev/null
 gzip -9nkf Packages

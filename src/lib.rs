@@ -26,3 +26,7 @@ pub mod store;
 pub mod view;
 pub mod vip;
 pub mod wire;
+
+/// The target of what only somebody who looks for a fault wants to read: `MAINSTAY_LOG=mainstay=info` logs it. Debug
+/// events proper are left out of a release, for those of the Raft library are a thirtieth of the program.
+pub(crate) const DETAIL: &str = "mainstay::detail";

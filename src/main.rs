@@ -15,7 +15,7 @@ use mainstay::ctl::DEFAULT_SOCKET;
 use mainstay::ctl::client;
 use mainstay::ctl::command::{self, StatusOptions, emit};
 use mainstay::ctl::events::{self, EventsOptions};
-use mainstay::ctl::exit::{Code, Failure};
+use mainstay::ctl::exit::{Code, Failure, in_words};
 use mainstay::ctl::insist;
 use mainstay::ctl::protocol::{GroupDone, MAX_REASON, Request, Response};
 use mainstay::ctl::render;
@@ -364,6 +364,7 @@ fn import_sentinel(file: &Path, address: Option<&Host>) -> Result<u8, Failure> {
 
 async fn run_agent(source: agent::Source) -> Result<u8, Failure> {
     let (config, warnings) = config::load_with(&source.path, &source.overrides).map_err(config_failure)?;
+    agent::kept::keep(&source.path);
     let ran = match agent::init_logging() {
         Ok(()) => agent::run(config, warnings, source).await,
         Err(error) => Err(error),
@@ -411,7 +412,7 @@ async fn join(address: String, socket: Option<PathBuf>, file: &Path) -> Result<u
 /// Its own words; the code of the first cause that has one.
 fn agent_failure(error: &anyhow::Error) -> Failure {
     let code = error.chain().find_map(code_of).unwrap_or(Code::Software);
-    Failure::new(code, format!("{error:#}"), "")
+    Failure::new(code, in_words(error.as_ref()), "")
 }
 
 fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
@@ -444,10 +445,10 @@ fn file_code(error: &std::io::Error) -> Code {
 
 /// Through the agent if it does it; else, for it is the emergency brake, without it.
 async fn fence(which: Which, socket: Option<PathBuf>, file: &Path) -> Result<u8, Failure> {
-    let loaded = config::load(file);
+    let loaded = agent::kept::load(file);
     let socket = match (socket, &loaded) {
         (Some(socket), _) => socket,
-        (None, Ok((config, _))) => config.control_socket.clone(),
+        (None, Ok(config)) => config.control_socket.clone(),
         (None, Err(_)) => PathBuf::from(DEFAULT_SOCKET),
     };
     let request = if which == Which::All { Request::FenceHere {} } else { Request::Members {} };
@@ -464,7 +465,7 @@ async fn fence(which: Which, socket: Option<PathBuf>, file: &Path) -> Result<u8,
         Err(error) if error.nobody() => {}
         Err(error) => eprintln!("mainstay: {error}; going on without it"),
     }
-    let (config, _) = loaded.map_err(config_failure)?;
+    let config = loaded.map_err(config_failure)?;
     fence_directly(&config, &socket, which).await
 }
 

@@ -557,7 +557,7 @@ _mainstay() {
             return 0
             ;;
         mainstay__subcmd__init)
-            opts="-h --name --address --cluster --members --join --key-file --witness --group --redis --announce --redis-unit --vip --interface --no-vip --priority --durability --redis-password-file --new-redis-password --no-redis-password --redis-bind --sentinel --http --remove --instance-only --force --dry-run --yes --root --help"
+            opts="-h --name --address --cluster --members --join --key-file --witness --group --redis --announce --redis-unit --vip --interface --no-vip --priority --durability --redis-password-file --new-redis-password --no-redis-password --redis-bind --sentinel --http --remove --instance-only --force --dry-run --now --yes --root --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

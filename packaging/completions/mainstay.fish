@@ -123,6 +123,7 @@ complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l remove -d 'Ta
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l instance-only -d 'With --remove: leave config, key and password'
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l force -d 'Overwrite, or remove, edited files too; a copy of each is kept'
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l dry-run -d 'Print what would be written, and write nothing'
+complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l now -d 'Do the rest as well: restart the instance sealed, start the agent'
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l yes -d 'Do not ask; what is missing is an error'
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -s h -l help -d 'Print help'
 complete -c mainstay -n "__fish_mainstay_using_subcommand events" -l group -d 'Only this group' -r

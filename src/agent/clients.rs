@@ -6,7 +6,7 @@ use super::Agent;
 use crate::cluster::Phase;
 use crate::config::Config;
 use crate::ctl::protocol::Response;
-use crate::sentinel::{Endpoint, Failover, Options};
+use crate::sentinel::{Endpoint, Failover, Login, Options};
 use crate::view::View;
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 /// Failovers that clients ask for and the loop has not taken up.
 const ASKED: usize = 16;
 /// No password is longer, bytes.
-const LONGEST_PASSWORD: usize = 4096;
+const LONGEST_PASSWORD: usize = 1024;
 
 /// The endpoint, if the file wants one, and what its clients ask for.
 pub(super) struct Clients {
@@ -31,8 +31,9 @@ pub(super) fn open(config: &Config) -> anyhow::Result<Clients> {
         None => None,
         Some(sentinel) => {
             let password = sentinel.password_file.as_deref().map(password).transpose()?;
-            let cluster = config.cluster.name.clone();
-            let options = Options { listen: sentinel.listen, password, cluster };
+            let login = password
+                .map(|password| Login { user: sentinel.username.clone().unwrap_or_else(Login::usual), password });
+            let options = Options { listen: sentinel.listen, login, cluster: config.cluster.name.clone() };
             Some(Endpoint::open(options, asks.clone()).context("[sentinel]: its thread cannot be started")?)
         }
     };

@@ -81,13 +81,13 @@ pub fn init() -> anyhow::Result<()> {
 /// error; what matters of it the agent says itself.
 fn filter() -> Targets {
     let usual = || {
-        let quiet = ["openraft", "snow"].map(|target| (target, LevelFilter::OFF));
+        let quiet = ["openraft", "snow", crate::DETAIL].map(|target| (target, LevelFilter::OFF));
         Targets::new().with_default(LevelFilter::INFO).with_targets(quiet)
     };
     match std::env::var(FILTER) {
         Ok(text) => text.parse().unwrap_or_else(|error| {
             eprintln!(
-                "mainstay: {FILTER}={text:?} is no filter, such as mainstay=debug: {error}; the usual one is used"
+                "mainstay: {FILTER}={text:?} is no filter, such as mainstay=info: {error}; the usual one is used"
             );
             usual()
         }),

@@ -10,7 +10,7 @@ use std::io;
 pub(super) fn lock() {
     let free = getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(soft, _)| soft == RLIM_INFINITY);
     if !free {
-        tracing::debug!("memory is not locked: the limit (LimitMEMLOCK=) is not infinite");
+        tracing::info!(target: crate::DETAIL, "memory is not locked: the limit (LimitMEMLOCK=) is not infinite");
         return;
     }
     if let Err(error) = lock_on_fault() {

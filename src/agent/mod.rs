@@ -16,6 +16,7 @@ mod ending;
 mod entry;
 mod force;
 mod hooks;
+pub mod kept;
 mod listen;
 mod logging;
 mod memory;
@@ -165,7 +166,8 @@ pub async fn run(config: Config, warnings: Vec<Warning>, source: Source) -> anyh
 async fn fence_if_lapsed(config: &Config) {
     for fenced in emergency::fence(config, emergency::Which::Lapsed, &config.control_socket).await {
         let group = &fenced.group;
-        fenced.done.iter().for_each(|done| tracing::debug!(group = %group, "at the start: {done}"));
+        let say = |done: &String| tracing::info!(target: crate::DETAIL, group = %group, "at the start: {done}");
+        fenced.done.iter().for_each(say);
         fenced.failed.iter().for_each(|trouble| tracing::error!(group = %group, "{}", trouble.text));
     }
 }
@@ -428,7 +430,7 @@ impl Agent {
                 let (raft, queue) = (self.raft.clone(), self.queue.clone());
                 tokio::spawn(async move {
                     let result = raft.propose(command.clone()).await;
-                    tracing::debug!(?command, ?result, "proposed");
+                    tracing::info!(target: crate::DETAIL, ?command, ?result, "proposed");
                     let accepted = matches!(result, Ok(Ok(())));
                     let _ = queue.send(What::Proposed { topic, accepted }).await;
                 });

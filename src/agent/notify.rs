@@ -116,7 +116,7 @@ fn speaker() -> Option<SyncSender<Word>> {
             };
             let states: Vec<NotifyState<'_>> = [Some(state), begun].into_iter().flatten().collect();
             if let Err(error) = sd_notify::notify(&states) {
-                tracing::debug!(error = %error, "systemd could not be told");
+                tracing::info!(target: crate::DETAIL, error = %error, "systemd could not be told");
             }
         }
     });

@@ -37,6 +37,7 @@ fn fresh(source: &Source) -> Read {
         found.insert(group.name.clone(), credentials(group).map_err(|error| format!("{error:#}"))?);
     }
     let warnings = warnings.iter().map(ToString::to_string).collect();
+    super::kept::keep(&source.path);
     Ok(Box::new(Fresh { config, warnings, credentials: found }))
 }
 

@@ -347,7 +347,9 @@ async fn probe(group: GroupName, vip: Arc<Vip>, leash: Duration, events: mpsc::S
                     return;
                 }
             }
-            Err(error) => tracing::debug!(group = %group, error = %error, "nobody could be asked for the VIP"),
+            Err(error) => {
+                tracing::info!(target: crate::DETAIL, group = %group, error = %error, "nobody could be asked for the VIP")
+            }
         }
         tokio::time::sleep(PROBE_EVERY).await;
     }

@@ -32,6 +32,7 @@ pub(super) fn assemble(draft: Draft, overrides: &Overrides) -> Option<Config> {
     let sentinel = match draft.sentinel {
         Some(sentinel) => Some(SentinelConfig {
             listen: sentinel.listen?.value,
+            username: sentinel.username.map(|at| at.value),
             password_file: sentinel.password_file.map(|at| at.value),
         }),
         None => None,

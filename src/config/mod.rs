@@ -165,6 +165,8 @@ pub struct VipConfig {
 pub struct SentinelConfig {
     /// Where Sentinel clients connect.
     pub listen: SocketAddr,
+    /// The user they log in as; else the default user.
+    pub username: Option<String>,
     /// The file with the password they must give.
     pub password_file: Option<PathBuf>,
 }

@@ -84,6 +84,7 @@ pub(super) struct GroupDraft {
 
 pub(super) struct SentinelDraft {
     pub(super) listen: Option<At<SocketAddr>>,
+    pub(super) username: Option<At<String>>,
     pub(super) password_file: Option<At<PathBuf>>,
 }
 
@@ -326,6 +327,7 @@ fn read_endpoints(root: &Table<'_>, draft: &mut Draft, out: &mut Findings) {
         table.refuse_unknown(out);
         draft.sentinel = Some(SentinelDraft {
             listen: table.parsed("listen", out, listen),
+            username: table.parsed("username", out, username),
             password_file: table.path("password_file", MAX_PATH, out),
         });
     }

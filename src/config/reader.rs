@@ -135,7 +135,7 @@ impl<'a> Table<'a> {
             let message =
                 format!("{} is no absolute path (not shown, in case it is the secret itself)", self.label(name));
             let finding = Finding::new(FaultKind::BadValue, text.span, message).allowed(key.allowed).secret();
-            out.fault(finding.help("write the secret into a file of mode 0600 and name that file here"));
+            out.fault(finding.help("write the secret into a file of mode 0640 and name that file here"));
             return None;
         }
         let problem = match text.value {

@@ -227,6 +227,13 @@ pub const REFERENCE: &[Key] = &[
         "Where Sentinel clients connect. Without the table: no Sentinel endpoint.",
     ),
     key(
+        "sentinel.username",
+        Text,
+        Optional,
+        "an ACL user name without blanks",
+        "The user that Sentinel clients log in as. Without it: the default user.",
+    ),
+    key(
         "sentinel.password_file",
         Text,
         Optional,

@@ -413,13 +413,13 @@ impl Inner {
                     let desk = Arc::new(serve::Desk { inner: inner.clone() });
                     let serving = tokio::spawn(async move {
                         let reason = wire::serve(conn, desk, ServeOptions::default()).await;
-                        tracing::debug!(%from, %reason, "connection ended");
+                        tracing::info!(target: crate::DETAIL, %from, %reason, "connection ended");
                     });
                     let mut served = locked(&inner.served);
                     served.retain(|(_, serving)| !serving.is_finished());
                     served.push((peer, serving.abort_handle()));
                 }
-                Err(reason) => tracing::debug!(%from, %reason, "connection not taken"),
+                Err(reason) => tracing::info!(target: crate::DETAIL, %from, %reason, "connection not taken"),
             }
         };
         Ok(wire::listen(bind, self.local.clone(), self.roster.clone(), options, on_conn).await?)

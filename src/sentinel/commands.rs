@@ -1,5 +1,6 @@
 //! The commands of a Sentinel that are not about groups, and the table of all.
 
+use super::house::House;
 use super::info::{REDIS_VERSION, info};
 use super::session::{Context, Effect, HELLO, Session};
 use crate::resp::{Protocol, Request, Value};
@@ -97,7 +98,7 @@ pub(super) fn answer(
         "auth" => auth(session, &request[1..], context),
         "client" => client(session, request, context),
         "command" => describe(request),
-        "acl" => acl(request),
+        "acl" => acl(request, context.house),
         "info" => Value::Verbatim(info(&request[1..], context)),
         "role" => {
             let names = context.picture.groups.iter().map(|group| Value::text(group.name.clone())).collect();
@@ -121,9 +122,9 @@ fn wrong_password() -> Value {
     Value::error("WRONGPASS invalid username-password pair or user is disabled.")
 }
 
-/// There is one user, called `default` as in Redis.
+/// There is one user, called `default` as in Redis unless the config names it.
 fn login(session: &mut Session, user: &[u8], password: &[u8], context: &Context<'_>) -> bool {
-    let right = context.house.admits(password) && user == b"default";
+    let right = context.house.admits(user, password);
     session.known |= right;
     right
 }
@@ -266,12 +267,12 @@ fn client(session: &mut Session, request: &Request, context: &Context<'_>) -> Va
     }
 }
 
-fn acl(request: &Request) -> Value {
+fn acl(request: &Request, house: &House) -> Value {
     match request[1].to_ascii_lowercase().as_slice() {
-        b"whoami" => Value::text("default"),
-        b"users" => Value::Array(vec![Value::text("default")]),
+        b"whoami" => Value::text(house.user().to_owned()),
+        b"users" => Value::Array(vec![Value::text(house.user().to_owned())]),
         b"list" | b"setuser" | b"deluser" | b"load" | b"save" | b"getuser" => {
-            Value::error("ERR there is one user, default; its password is in [sentinel] password_file")
+            Value::error("ERR there is one user; it is in the config's [sentinel], username and password_file")
         }
         _ => unknown_subcommand("acl", &request[1]),
     }

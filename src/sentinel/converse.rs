@@ -30,6 +30,10 @@ const CHUNK: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long answers may lie unread.
 const UNREAD: Duration = Duration::from_secs(10);
+/// Of all connections together: whoever would have more lie about is sent away.
+const UNREAD_BYTES: usize = 4 * 1024 * 1024;
+/// What the kernel keeps of one connection, each way; it doubles that for its own needs.
+const KERNEL: usize = 32 * 1024;
 /// How long a failover may take to begin.
 const BEGIN: Duration = Duration::from_secs(6);
 /// When a silent connection's other end is asked whether it is still there; how often again; and how many times.
@@ -49,7 +53,10 @@ pub(super) async fn converse(stream: TcpStream, peer: SocketAddr, id: u64, door:
     let _ = stream.set_nodelay(true);
     let (idle, again, times) = KEEPALIVE;
     let alive = socket2::TcpKeepalive::new().with_time(idle).with_interval(again).with_retries(times);
-    let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&alive);
+    let socket = socket2::SockRef::from(&stream);
+    let _ = socket.set_tcp_keepalive(&alive);
+    let _ = socket.set_send_buffer_size(KERNEL);
+    let _ = socket.set_recv_buffer_size(KERNEL);
     let since = now();
     let local = stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
     let client = Client { peer: peer.to_string(), local, since, last: since, ..Client::default() };
@@ -86,7 +93,7 @@ impl Conversation {
     async fn run(&mut self, door: &Door) -> Result<(), Over> {
         loop {
             let more = self.answer(door).await?;
-            self.send().await?;
+            self.send(&door.house).await?;
             if more {
                 tokio::task::yield_now().await;
                 continue;
@@ -110,7 +117,7 @@ impl Conversation {
                 Ok(None) => return Ok(false),
                 Err(nonsense) => {
                     Value::error(format!("ERR {nonsense}")).encode(self.session.protocol(), &mut self.out);
-                    self.send().await?;
+                    self.send(&door.house).await?;
                     return Err(Over);
                 }
             };
@@ -119,7 +126,7 @@ impl Conversation {
             match self.session.answer(&request, &context, &mut self.out) {
                 Effect::None => {}
                 Effect::Close => {
-                    self.send().await?;
+                    self.send(&door.house).await?;
                     return Err(Over);
                 }
                 Effect::Failover(group) => {
@@ -192,16 +199,26 @@ impl Conversation {
         }
     }
 
-    async fn send(&mut self) -> Result<(), Over> {
+    async fn send(&mut self, house: &House) -> Result<(), Over> {
         if self.out.is_empty() {
             return Ok(());
         }
-        let sent = timeout(UNREAD, self.stream.write_all(&self.out)).await;
-        self.out.clear();
-        match sent {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(Over),
+        let now = match self.stream.try_write(&self.out) {
+            Ok(written) => written,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+            Err(_) => return Err(Over),
+        };
+        if let Some(rest) = self.out.get(now..).filter(|rest| !rest.is_empty()) {
+            let _lying = house.lie(rest.len(), UNREAD_BYTES).ok_or(Over)?;
+            let sent = timeout(UNREAD, self.stream.write_all(rest)).await;
+            sent.map_err(|_| Over)?.map_err(|_| Over)?;
         }
+        if self.out.capacity() > 2 * UNSENT {
+            self.out = Vec::new()
+        } else {
+            self.out.clear()
+        }
+        Ok(())
     }
 }
 

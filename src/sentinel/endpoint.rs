@@ -5,7 +5,7 @@
 
 use super::converse::{Door, converse};
 use super::herald::{Herald, News, hello};
-use super::house::House;
+use super::house::{House, Login};
 use super::picture::Picture;
 use super::reporter::Reporter;
 use super::session::HELLO;
@@ -51,8 +51,8 @@ pub struct Failover {
 pub struct Options {
     /// Where clients connect.
     pub listen: SocketAddr,
-    /// What they must know, if anything.
-    pub password: Option<Vec<u8>>,
+    /// As whom they must log in, if at all.
+    pub login: Option<Login>,
     /// The cluster's name: part of the agents' ids.
     pub cluster: String,
 }
@@ -89,7 +89,7 @@ impl Endpoint {
     /// The thread or its runtime cannot be made.
     pub fn open(options: Options, asked: mpsc::Sender<Failover>) -> std::io::Result<Self> {
         let most = room();
-        let house = House::new(options.password, now(), options.listen.port(), most);
+        let house = House::new(options.login, now(), options.listen.port(), most);
         let (pictures, picture) = watch::channel(Arc::new(Picture::default()));
         let (news, _) = broadcast::channel(BEHIND);
         let (stop, stopped) = oneshot::channel();
@@ -131,7 +131,7 @@ impl Endpoint {
         // First the picture: who hears of a switch and asks finds the new address.
         self.pictures.send_replace(picture);
         for one in news {
-            tracing::debug!(channel = one.channel, text = %one.text, "told Sentinel clients");
+            tracing::info!(target: crate::DETAIL, channel = one.channel, text = %one.text, "told Sentinel clients");
             let _ = self.news.send(Arc::new(one));
         }
     }

@@ -26,7 +26,7 @@ mod session;
 pub use endpoint::{Endpoint, Failover, MAX_CLIENTS, Options};
 pub use glob::fits;
 pub use herald::{Herald, News};
-pub use house::House;
+pub use house::{House, Login};
 pub use picture::{Address, Agent, Group, Instance, Picture, Role, Stage};
 pub use reporter::Reporter;
 pub use session::{Context, Effect, HELLO, Session};

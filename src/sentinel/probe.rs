@@ -1,7 +1,7 @@
 //! For fuzzing: the endpoint without its sockets, one connection fed byte by byte as they come.
 
 use super::picture::{Address, Agent, Group, Instance, Picture, Role, Stage};
-use super::{Context, Effect, Herald, House, News, Session};
+use super::{Context, Effect, Herald, House, Login, News, Session};
 use crate::cluster::{Epoch, NodeId};
 use crate::resp::{Decoder, Protocol, Value};
 use crate::view::Moment;
@@ -61,7 +61,8 @@ pub fn picture() -> Picture {
 
 /// Feeds `chunks` to a connection, with a switch told after each of the first ones. All that it answered, and the most bytes that it held.
 pub fn feed<'a>(chunks: impl Iterator<Item = &'a [u8]>, password: Option<&[u8]>) -> (Vec<u8>, usize) {
-    let house = House::new(password.map(<[u8]>::to_vec), Moment(1), 26379, 16);
+    let house =
+        House::new(password.map(|said| Login { user: Login::usual(), password: said.to_vec() }), Moment(1), 26379, 16);
     let picture = picture();
     let context = Context { picture: &picture, house: &house, now: NOW, unix_us: 1 };
     let mut session = Session::new(1, &house);

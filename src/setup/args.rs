@@ -86,6 +86,9 @@ pub struct InitArgs {
     /// Print what would be written, and write nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Do the rest as well: restart the instance sealed, start the agent
+    #[arg(long, conflicts_with_all = ["dry_run", "remove", "root"])]
+    pub now: bool,
     /// Do not ask; what is missing is an error
     #[arg(long)]
     pub yes: bool,

@@ -33,6 +33,13 @@ pub enum Done {
     NoGroup(PathBuf, String),
 }
 
+impl Done {
+    /// Something is other than before.
+    pub fn is_change(&self) -> bool {
+        matches!(self, Self::Written(_) | Self::Replaced(_) | Self::Overwritten(..) | Self::Removed(_))
+    }
+}
+
 impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

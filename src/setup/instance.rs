@@ -5,7 +5,10 @@
 //! own that the command line includes: the package's config stays as it is.
 
 use super::SetupError;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// The units that Debian ships.
@@ -15,6 +18,8 @@ const UNIT_DIRS: [&str; 4] =
     ["etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
 /// No unit file is larger.
 const MAX_UNIT: u64 = 64 * 1024;
+/// The drop-in's name: of all a unit's drop-ins the last by name has the last word.
+const DROP_IN: &str = "zz-mainstay.conf";
 
 /// What is known of the instance's unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,13 +53,55 @@ pub(super) fn find(root: &Path, wanted: Option<&str>) -> Result<Unit, SetupError
     };
     let path = unit_file(root, name)
         .ok_or_else(|| SetupError::wanted(format!("there is no unit file of {name} on this host"), remedy))?;
-    let size = fs::metadata(&path).map(|meta| meta.len());
-    let text = size.and_then(|size| if size > MAX_UNIT { Ok(String::new()) } else { fs::read_to_string(&path) });
-    let text = text.map_err(|source| SetupError::Io { path: path.clone(), what: "reading the unit", source })?;
+    let mut text = unit_text(&path)?;
+    for path in drop_ins(root, name)? {
+        let more = unit_text(&path)?;
+        if path.file_name().is_some_and(|name| name > DROP_IN) && more.lines().any(is_command) {
+            let what = format!("{} is read after {DROP_IN} and would overrule its ExecStart=", path.display());
+            return Err(SetupError::wanted(what, "give it a name that sorts before"));
+        }
+        text.push('\n');
+        text.push_str(&more);
+    }
     understand(name, &text).ok_or_else(|| {
         let what = format!("{}: its ExecStart= names no server with a config file", path.display());
         SetupError::wanted(what, "start it as ExecStart=SERVER CONFIG ..., or use another unit")
     })
+}
+
+fn is_command(line: &str) -> bool {
+    line.trim().strip_prefix("ExecStart").is_some_and(|rest| rest.trim_start().starts_with('='))
+}
+
+/// A unit file or drop-in; nothing of one that is too large to be one.
+fn unit_text(path: &Path) -> Result<String, SetupError> {
+    let size = fs::metadata(path).map(|meta| meta.len());
+    let text = size.and_then(|size| if size > MAX_UNIT { Ok(String::new()) } else { fs::read_to_string(path) });
+    text.map_err(|source| SetupError::Io { path: path.to_owned(), what: "reading the unit", source })
+}
+
+/// What others add to the unit, in the order in which it counts; ours is not among them.
+fn drop_ins(root: &Path, name: &str) -> Result<Vec<PathBuf>, SetupError> {
+    let mut found: BTreeMap<OsString, PathBuf> = BTreeMap::new();
+    for dir in UNIT_DIRS.iter().map(|dir| root.join(dir).join(format!("{name}.d"))) {
+        let fault = |source| SetupError::Io { path: dir.clone(), what: "looking for drop-ins", source };
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(fault(error)),
+        };
+        for entry in entries {
+            let path = entry.map_err(fault)?.path();
+            let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|end| end == "conf")) else {
+                continue;
+            };
+            // The same name in an earlier directory stands for all.
+            if name != DROP_IN && path.is_file() {
+                found.entry(name.to_owned()).or_insert(path);
+            }
+        }
+    }
+    Ok(found.into_values().collect())
 }
 
 fn unit_file(root: &Path, name: &str) -> Option<PathBuf> {
@@ -87,7 +134,7 @@ impl Unit {
 
     /// Where the drop-in lies.
     pub(super) fn drop_in_path(&self) -> PathBuf {
-        Path::new("/etc/systemd/system").join(format!("{}.d", self.name)).join("mainstay.conf")
+        Path::new("/etc/systemd/system").join(format!("{}.d", self.name)).join(DROP_IN)
     }
 
     /// The drop-in.
@@ -103,6 +150,9 @@ impl Unit {
              Before=mainstay.service\n\
              \n\
              [Service]\n\
+             # Started once it runs, however long it loads: neither is it killed for that, nor is the agent kept waiting.\n\
+             Type=exec\n\
+             NotifyAccess=main\n\
              # A replica of nowhere, whatever the config says: read-only and detached until the agents have agreed on a\n\
              # primary. An instance that crashed and comes back empty can wipe nobody.\n\
              ExecStart=\n\

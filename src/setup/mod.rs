@@ -3,7 +3,7 @@
 //! [`plan`] turns what the operator wants into files; [`files`] writes them, or takes them back. The files are the
 //! config, the cluster's key, the instance's settings in a file that its own config is overruled by, and the drop-in
 //! that has its unit start it sealed (S6) and hand over before it stops. Nothing that an operator has edited is
-//! overwritten or removed without `--force`, and nothing is started, stopped or restarted here. All files lie below a
+//! overwritten or removed without `--force`, and nothing is started, stopped or restarted without `--now`. All files lie below a
 //! root, which is `/` except in tests and images.
 
 mod args;

@@ -23,8 +23,10 @@ const MAX_SECRET: u64 = 4096;
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub(super) files: Vec<FileToWrite>,
-    /// What is left to do, command by command.
+    /// What is left to do that needs a hand or another host.
     pub next: Vec<String>,
+    /// And then for the service manager, command by command, with what it is for.
+    pub(super) systemctl: Vec<(String, &'static str)>,
 }
 
 /// One file.
@@ -117,7 +119,8 @@ pub fn plan(args: &InitArgs) -> Result<Plan, SetupError> {
         files.push(FileToWrite { path: unit.drop_in_path(), content, mode: 0o644, group: None });
     }
     let next = next(args, instance.as_ref(), new_key, &secret);
-    Ok(Plan { files, next })
+    let systemctl = if args.root == Path::new("/") { systemctl(instance.as_ref()) } else { Vec::new() };
+    Ok(Plan { files, next, systemctl })
 }
 
 fn answers(args: &InitArgs, asker: Asker, unit: Option<&Unit>, password: bool) -> Result<Answers, SetupError> {
@@ -321,14 +324,17 @@ fn next(args: &InitArgs, unit: Option<&Unit>, new_key: bool, secret: &Secret) ->
             "see the line `user default ...` of {config}: it rules over the password; remove it, unless it is meant"
         ));
     }
-    if args.root == Path::new("/") {
-        next.push("systemctl daemon-reload".to_owned());
-        if let Some(unit) = unit {
-            next.push(format!("systemctl restart {}    # from now on it starts sealed", unit.name));
-        }
-        next.push("systemctl enable --now mainstay".to_owned());
-    }
     next
+}
+
+/// What makes the files count.
+fn systemctl(unit: Option<&Unit>) -> Vec<(String, &'static str)> {
+    let mut steps = vec![("daemon-reload".to_owned(), "")];
+    if let Some(unit) = unit {
+        steps.push((format!("restart {}", unit.name), "from now on it starts sealed"));
+    }
+    steps.push(("enable --now mainstay".to_owned(), ""));
+    steps
 }
 
 /// A file's place below the root.

@@ -1,6 +1,6 @@
 //! The command itself: plan, write or take back, and say what is left to do.
 
-use super::{InitArgs, SetupError, plan, remove, write};
+use super::{Done, InitArgs, Plan, SetupError, plan, remove, write};
 use crate::ctl::command::emit;
 use crate::ctl::exit::{Code, Failure};
 use std::fmt::Write as _;
@@ -31,13 +31,49 @@ pub fn run(args: &InitArgs) -> Result<u8, Failure> {
     if args.dry_run {
         return emit(&plan.preview()).map(|_| 0);
     }
-    for done in write(&plan, &args.root, args.force)? {
+    let done = write(&plan, &args.root, args.force)?;
+    for done in &done {
         let _ = writeln!(said, "{done}");
     }
-    for (at, step) in plan.next.iter().enumerate() {
+    let mut next = plan.next.clone();
+    if !args.now {
+        next.extend(plan.systemctl.iter().map(|(step, why)| match *why {
+            "" => format!("systemctl {step}"),
+            why => format!("systemctl {step}    # {why}"),
+        }));
+    }
+    for (at, step) in next.iter().enumerate() {
         let _ = writeln!(said, "{} {step}", if at == 0 { "next:" } else { "     " });
     }
-    emit(&said).map(|_| 0)
+    emit(&said)?;
+    if args.now {
+        start(&plan, done.iter().any(Done::is_change))?;
+    }
+    Ok(0)
+}
+
+/// Has the service manager do the rest: what runs already and whose files are as they were is left alone.
+fn start(plan: &Plan, changed: bool) -> Result<(), Failure> {
+    let mut steps: Vec<&str> = plan.systemctl.iter().map(|(step, _)| step.as_str()).collect();
+    if changed {
+        // An agent that runs already has read another config.
+        steps.insert(steps.len() - 1, "try-restart mainstay");
+    } else {
+        steps.drain(..steps.len() - 1);
+    }
+    for step in steps {
+        emit(&format!("systemctl {step}\n"))?;
+        let done = Command::new("systemctl").args(step.split_whitespace()).status();
+        let said = match done {
+            Ok(status) if status.success() => continue,
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let unit = step.split_whitespace().last().unwrap_or_default();
+        let remedy = format!("see `systemctl status {unit}` and `journalctl -xeu {unit}`, then: systemctl {step}");
+        return Err(Failure::new(Code::Unavailable, format!("systemctl {step}: {said}"), remedy));
+    }
+    Ok(())
 }
 
 /// Where a service manager runs here; it says itself what it does not like.

@@ -15,7 +15,7 @@ struct Line {
 
 const UNIT: &str = "[Service]\nType=notify\nUser=redis\nGroup=redis\n\
     ExecStart=/usr/bin/redis-server /etc/redis/redis.conf --supervised systemd --daemonize no\n";
-const DROP_IN: &str = "/etc/systemd/system/redis-server.service.d/mainstay.conf";
+const DROP_IN: &str = "/etc/systemd/system/redis-server.service.d/zz-mainstay.conf";
 const SETTINGS: &str = "/etc/redis/mainstay.conf";
 
 struct Host(tempfile::TempDir);
@@ -188,6 +188,27 @@ fn an_access_list_that_would_rule_over_the_password_is_named() {
     assert!(!said().contains("user default"));
     host.put("/etc/redis/redis.conf", "bind 127.0.0.1\nuser default on #0123 ~* &* +@all\n");
     assert!(said().contains("`user default ...` of /etc/redis/redis.conf"), "{}", said());
+}
+
+/// An operator's own command is what is repeated; one that would be read after ours is named.
+#[test]
+fn what_other_drop_ins_say_is_kept_and_never_overruled_by_in_silence() {
+    let host = Host::new();
+    let beside = |name: &str| format!("/etc/systemd/system/redis-server.service.d/{name}");
+    host.put(&beside("override.conf"), "[Service]\nExecStart=\nExecStart=/opt/redis /srv/redis/own.conf\n");
+    host.put("/run/systemd/system/redis-server.service.d/override.conf", "[Service]\nExecStart=/x /y.conf\n");
+    host.init(&with(&["--no-redis-password"])).expect("written");
+    let command = "ExecStart=\nExecStart=/opt/redis /srv/redis/own.conf --include /srv/redis/mainstay.conf --replicaof";
+    assert!(host.read(DROP_IN).contains(command), "{}", host.read(DROP_IN));
+    host.put(&beside("zzz.conf"), "[Service]\nLimitNOFILE=1\n");
+    host.init(&with(&["--no-redis-password"])).expect("it has no command");
+    host.put(&beside("zzz.conf"), "[Service]\nExecStart=\nExecStart=/opt/redis /srv/redis/own.conf\n");
+    match host.init(&with(&["--no-redis-password"])) {
+        Err(SetupError::Wanted { what, .. }) => {
+            assert!(what.contains("zzz.conf is read after zz-mainstay.conf"), "{what}")
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

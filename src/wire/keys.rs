@@ -97,7 +97,7 @@ pub enum KeyError {
         path: PathBuf,
     },
     /// Others could read it, or the owner cannot.
-    #[error("the key file {path} has mode {mode:04o}; run: chmod 0600 {path} (0640 is allowed too)")]
+    #[error("the key file {path} has mode {mode:04o}; run: chmod 0640 {path} (0600 is allowed too)")]
     Mode {
         /// The file.
         path: PathBuf,
@@ -263,7 +263,7 @@ mod tests {
             let read = read_key_file(&path);
             assert_eq!(read.is_ok(), good, "{mode:o}: {read:?}");
             if let Err(e) = read {
-                assert!(e.to_string().contains("chmod 0600"), "{e}");
+                assert!(e.to_string().contains("chmod 0640"), "{e}");
             }
         }
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();

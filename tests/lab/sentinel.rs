@@ -318,5 +318,49 @@ fn a_crowd_of_sentinel_clients_costs_neither_lease_nor_memory() {
         assert_eq!(after["groups"][0]["primary"], format!("n{primary}"));
         assert!(answered > 1000, "{answered} answers");
         assert!(peak.saturating_sub(rss) <= 10 * 1024, "{} KiB more", peak - rss);
+        assert!(gap < c.options.lease, "writes waited {gap:?}");
+    });
+}
+
+/// Ask for much and read nothing, and listen and read nothing: what lies about for all of them together is bounded.
+#[test]
+fn sentinel_clients_that_do_not_read_cost_little() {
+    in_lab(|| {
+        use std::io::Write as _;
+        let c = Cluster::start(Options::new(2).with_witnesses(1));
+        let primary = c.wait_healthy(secs(40));
+        wait_named(&c, primary, primary);
+        let before = c.status(primary).expect("status")["groups"][0]["epoch"].clone();
+        let pid = c.host(primary).agent().pid().expect("it runs");
+        let rss = memory(pid, "VmRSS");
+        std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("the peak is forgotten");
+        let load = c.load();
+        let mut greedy = Vec::new();
+        encode(&mut greedy, &["PSUBSCRIBE", "*"]);
+        encode(&mut greedy, &["HELLO", "3"]);
+        (0..2000).for_each(|_| encode(&mut greedy, &["CLIENT", "LIST"]));
+        let began = Instant::now();
+        let deaf: Vec<_> = (0..400)
+            .map(|_| {
+                let mut stream = c.client.connect((address(primary), PORT).into(), secs(5)).expect("connect");
+                stream.set_nonblocking(true).expect("it can");
+                // As much of it as is taken, for nothing of the answer is.
+                let _ = stream.write(&greedy);
+                stream
+            })
+            .collect();
+        std::thread::sleep(secs(8));
+        let (now, peak) = (memory(pid, "VmRSS"), memory(pid, "VmHWM"));
+        // Somebody who reads is answered meanwhile.
+        let mut other = one_of_many(&c.client, primary);
+        assert_eq!(other.command(&["PING"]).map(|reply| reply.text()).ok().as_deref(), Some("PONG"));
+        let gap = load.stop().by("vip").gap(began..Instant::now());
+        println!(
+            "FIGURE {} that do not read: RSS {rss} KiB before, {now} after, {peak} at most; writes waited {gap:?}",
+            deaf.len()
+        );
+        assert_eq!(c.status(primary).expect("status")["groups"][0]["epoch"], before, "the primary changed");
+        assert!(peak.saturating_sub(rss) <= 10 * 1024, "{} KiB more", peak - rss);
+        assert!(gap < c.options.lease, "writes waited {gap:?}");
     });
 }

@@ -32,6 +32,8 @@ pub fn hosts(story: &mut Story) {
             healthy.as_millis()
         ),
     );
+    setup::notify(&story.trio);
+    let primary = story.trio.wait_healthy(secs(30));
     footprint(story, primary);
 }
 
@@ -68,7 +70,7 @@ fn footprint(story: &mut Story, primary: u8) {
     let how = machine.sh("chrt -p $(systemctl show -p MainPID --value mainstay) | tr '\\n' ' '");
     let score = machine.sh("systemd-analyze security mainstay --no-pager | tail -n 1");
     assert!(how.contains("SCHED_RR"), "{how}");
-    let verify = "systemd-analyze verify --man=no $(dpkg -L mainstay | grep '/systemd/system/.*[a-z]\\.\\(service\\|socket\\)$') 2>&1";
+    let verify = "systemd-analyze verify --man=no $(dpkg -L mainstay | grep '/systemd/system/.*[a-z@]\\.\\(service\\|socket\\)$') 2>&1";
     assert_eq!(machine.sh(verify), "", "systemd has something to say about the units");
     let (rss, size): (u64, u64) = (rss.trim().parse().expect("kB"), size.trim().parse().expect("kB"));
     assert!(rss < 32_000, "the agent holds {rss} kB");

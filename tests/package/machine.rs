@@ -20,6 +20,8 @@ use crate::net::{HostNet, inside, output_within};
 
 /// Disks lie there: in memory, so that dpkg's many syncs cost little.
 const DISKS: &str = "/dev/shm";
+/// And what systemd-nspawn makes for each container.
+const DOORS: &str = "/run/systemd/nspawn/propagate";
 /// First part of every disk's and every control group's name.
 const PREFIX: &str = "mainstay-package-";
 /// Where the local repository is seen in the container.
@@ -158,8 +160,13 @@ impl Machine {
         let running = self.running.iter();
         let pids = running.flat_map(|running| [running.leader.to_string(), running.supervisor.id().to_string()]);
         let groups = HIERARCHIES.iter().map(|hierarchy| Path::new(hierarchy).join(&self.id));
-        let all = pids.map(|pid| Path::new("/proc").join(pid)).chain(groups).chain([self.disk.clone()]);
+        let all = pids.map(|pid| Path::new("/proc").join(pid)).chain(groups).chain([self.disk.clone(), self.door()]);
         all.filter(|path| path.exists()).collect()
+    }
+
+    /// Where systemd-nspawn would take in mounts, and which it does not clear after a power cut.
+    fn door(&self) -> PathBuf {
+        Path::new(DOORS).join(&self.id)
     }
 
     pub fn is_on(&self) -> bool {
@@ -174,6 +181,7 @@ impl Machine {
         let _ = running.supervisor.kill();
         let _ = running.supervisor.wait();
         self.clear_groups();
+        let _ = std::fs::remove_dir_all(self.door());
     }
 
     /// Switched off in order; how long that took.
@@ -280,7 +288,9 @@ pub fn clear_remains() {
             .map(|entry| entry.path())
             .collect::<Vec<_>>()
     };
-    remains(DISKS).iter().for_each(|disk| drop(std::fs::remove_dir_all(disk)));
+    for folder in [DISKS, DOORS] {
+        remains(folder).iter().for_each(|disk| drop(std::fs::remove_dir_all(disk)));
+    }
     for hierarchy in HIERARCHIES {
         remains(hierarchy).iter().for_each(|group| drop(remove_group(group)));
     }

@@ -29,6 +29,24 @@ pub fn faults(story: &mut Story) {
         assert_ne!(watchdog, "0");
         format!("the watchdog has it back after {} ms", back.as_millis())
     });
+    broken_config(story);
+}
+
+/// An edit that went wrong, found when the agent is started again: it stays down, and its host must not go on serving.
+fn broken_config(story: &mut Story) {
+    story.step("agent killed, config broken", &Price::fault(secs(3)), |trio, primary| {
+        let machine = trio.of(primary);
+        machine.sh("cp -a /etc/mainstay/mainstay.toml /var/lib/whole.toml; echo '[broken' >>/etc/mainstay/mainstay.toml");
+        machine.sh("systemctl kill -s KILL mainstay");
+        trio.wait_new_primary(primary, secs(10));
+        assert!(!trio.vip_holders().contains(&primary), "it keeps the floating address");
+        let said = machine.sh("journalctl -q --no-pager -o cat -u mainstay -n 60");
+        assert!(said.contains("going by /run/mainstay/"), "{said}");
+        let state = machine.sh("systemctl show -p ActiveState -p ExecMainStatus mainstay");
+        assert_eq!(state, "ExecMainStatus=78\nActiveState=failed");
+        machine.sh("mv /var/lib/whole.toml /etc/mainstay/mainstay.toml; systemctl reset-failed mainstay; systemctl start mainstay");
+        "fenced by the config that was read before".to_owned()
+    });
 }
 
 /// Back within its lease it carries on, unfelt. Where this machine is too busy for that it is fenced and another serves,
@@ -79,8 +97,10 @@ pub fn planned(story: &mut Story) {
         format!("the stop took {} ms", took.as_millis())
     });
     redis_restarted(story);
+    redis_installed_anew(story);
     upgrade(story);
     downgrade(story);
+    gone_and_back(story);
     story.step("host switched off and on", &Price::planned(secs(1), 1), |trio, primary| {
         let took = trio.of_mut(primary).power_off();
         trio.of_mut(primary).on();
@@ -122,6 +142,33 @@ fn redis_restarted(story: &mut Story) {
             _ => Ok(()),
         });
         format!("killed and started again after {} ms", begun.elapsed().as_millis())
+    });
+}
+
+/// The instance's own package is upgraded beneath the drop-in: a restart as any other, and it starts sealed as before.
+fn redis_installed_anew(story: &mut Story) {
+    let server = story.trio.release.server;
+    story.step("redis's package anew", &Price::planned(secs(1), 1), |trio, primary| {
+        let machine = trio.of(primary);
+        let before = machine.sh(&format!("systemctl show -p MainPID --value {server}"));
+        machine.sh(&format!("apt-get -q install -y --reinstall {server}"));
+        let unit = machine.sh(&format!("systemctl show -p MainPID -p ExecStart {server}"));
+        assert!(!unit.contains(&format!("MainPID={before}\n")), "its package did not restart it: {unit}");
+        assert!(unit.contains("--replicaof 127.0.0.1 1"), "the drop-in is gone: {unit}");
+        String::new()
+    });
+}
+
+/// The package is removed from a replica's host, and comes back.
+fn gone_and_back(story: &mut Story) {
+    story.step("removed and back", &Price::planned(ms(500), 0), |trio, primary| {
+        let no = other(primary);
+        let machine = trio.of(no);
+        machine.sh("apt-get -q remove -y mainstay");
+        machine.sh("apt-get -q install -y mainstay");
+        let said = machine.sh(&crate::setup::init(no));
+        assert!(said.contains("left /etc/mainstay/cluster.key as it is"), "{said}");
+        String::new()
     });
 }
 

@@ -128,25 +128,24 @@ fn line(figure: &Figure) -> String {
 /// Everything, on Debian 12 with Redis 7.0.
 #[test]
 fn debian_12_from_install_to_purge() {
+    from_install_to_purge(&BOOKWORM);
+}
+
+/// And on Debian 13 with Valkey 8.1: another systemd, and the program built on an older Debian.
+#[test]
+fn debian_13_from_install_to_purge() {
+    from_install_to_purge(&TRIXIE);
+}
+
+fn from_install_to_purge(release: &'static Release) {
     let Some(_alone) = alone() else { return };
-    let mut story = Story::new(&BOOKWORM);
+    let mut story = Story::new(release);
     crate::arrive::hosts(&mut story);
     crate::steps::faults(&mut story);
     crate::steps::planned(&mut story);
     crate::steps::power(&mut story);
     crate::steps::surroundings(&mut story);
     crate::steps::words(&mut story);
-    crate::steps::leave(&mut story);
-    crate::remains::none(story);
-}
-
-/// What may differ on Debian 13: another systemd, another server, the binary built on an older Debian.
-#[test]
-fn debian_13_the_short_story() {
-    let Some(_alone) = alone() else { return };
-    let mut story = Story::new(&TRIXIE);
-    crate::arrive::hosts(&mut story);
-    crate::steps::faults(&mut story);
     crate::steps::leave(&mut story);
     crate::remains::none(story);
 }

@@ -59,7 +59,9 @@ pub(in crate::agent) async fn ask(unit: &Arc<UnitHandle>, verb: Verb) -> Result<
 /// The last lines in the journal of the unit, and about it; none if they cannot be had.
 pub(super) async fn last_lines(unit: &Arc<UnitHandle>) -> Vec<String> {
     let answer = asked(unit, Verb::Last).await;
-    let answer = answer.inspect_err(|why| tracing::debug!("{}: its last lines: {why}", unit.name)).unwrap_or_default();
+    let answer = answer
+        .inspect_err(|why| tracing::info!(target: crate::DETAIL, "{}: its last lines: {why}", unit.name))
+        .unwrap_or_default();
     let mut lines = answer.lines();
     // Anything else is a refusal.
     if lines.next() == Some(DONE) { lines.map(str::to_owned).collect() } else { Vec::new() }

@@ -356,7 +356,8 @@ fn write_group(out: &mut String, source: &mut Source, group: &Monitored, port: u
     let name = &group.name;
     let _ = write!(
         out,
-        "\n[[group]]\nname = \"{name}\"\nredis = \"127.0.0.1:{port}\"\nannounce = \"{}:{port}\"\n# vip = \"ADDRESS/PREFIX\"\n# interface = \"eth0\"\n",
+        "\n[[group]]\nname = \"{name}\"\nredis = \"127.0.0.1:{port}\"\nannounce = \"{}:{port}\"\n# redis_unit = \"redis-server.service\"\n\
+         # vip = \"ADDRESS/PREFIX\"\n# interface = \"eth0\"\n",
         place.own
     );
     let password = format!("/etc/mainstay/{name}.password");
@@ -374,7 +375,7 @@ fn write_group(out: &mut String, source: &mut Source, group: &Monitored, port: u
             source.note(
                 Some(line),
                 format!("the password of {name} is not printed"),
-                format!("write it into {password}, mode 0600"),
+                format!("write it into {password}, mode 0640 and group mainstay"),
             );
         }
         (None, None) => {}
@@ -426,7 +427,7 @@ fn write_endpoint(out: &mut String, source: &mut Source, place: &Place) {
         source.note(
             Some(line),
             "the password that Sentinel's clients give is not printed",
-            format!("write it into {file}, mode 0600"),
+            format!("write it into {file}, mode 0640 and group mainstay"),
         );
     }
     if let Some((line, other)) = source.announce_port.filter(|(_, other)| *other != port) {

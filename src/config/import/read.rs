@@ -174,7 +174,7 @@ impl Source {
             "user" | "aclfile" => self.note(
                 Some(line.no),
                 format!("`{name}`: the ACL users of Sentinel's own clients"),
-                "the endpoint knows one password: put it into the file that [sentinel] password_file names",
+                "the endpoint knows one user: name it in [sentinel] username, with its password in the file of password_file",
             ),
             "include" => self.note(
                 Some(line.no),

@@ -2,7 +2,7 @@
 
 use super::probe::{feed, picture};
 use crate::resp::{Protocol, Request};
-use crate::sentinel::{Context, Effect, House, Picture, Session, Stage};
+use crate::sentinel::{Context, Effect, House, Login, Picture, Session, Stage};
 use crate::view::Moment;
 use std::time::Duration;
 
@@ -26,6 +26,27 @@ fn of(picture: &Picture, later: Duration, line: &str) -> (String, Effect) {
 }
 
 const NOW: Duration = Duration::ZERO;
+
+#[test]
+fn the_user_may_have_a_name() {
+    let login = Login { user: "app".into(), password: b"secret".to_vec() };
+    let house = House::new(Some(login), Moment(1), 26379, 16);
+    let picture = picture();
+    let mut session = Session::new(1, &house);
+    let mut said = |line: &str| {
+        let context = Context { picture: &picture, house: &house, now: picture.at, unix_us: 1 };
+        let mut out = Vec::new();
+        session.answer(&request(line), &context, &mut out);
+        String::from_utf8(out).expect("text")
+    };
+    for attempt in ["AUTH secret", "AUTH default secret", "AUTH app wrong", "HELLO 3 AUTH default secret"] {
+        assert!(said(attempt).starts_with("-WRONGPASS"), "{attempt}");
+        assert!(said("PING").starts_with("-NOAUTH"));
+    }
+    assert_eq!(said("AUTH app secret"), "+OK\r\n");
+    assert_eq!(said("ACL WHOAMI"), "$3\r\napp\r\n");
+    assert_eq!(said("ACL USERS"), "*1\r\n$3\r\napp\r\n");
+}
 
 #[test]
 fn the_address_is_the_lease_holders() {
