@@ -18,6 +18,8 @@ use systemd::journal::{Journal, OpenOptions};
 
 /// How often the history is asked for anew.
 const FOLLOW: Duration = Duration::from_secs(1);
+/// As whom the packaged agent runs.
+const USER: &str = "mainstay";
 /// Kinds that are many and say little by themselves.
 const SMALL: [&str; 3] = [catalog::POSTURE, catalog::WAITING, catalog::TASK_FAILED];
 
@@ -87,11 +89,11 @@ fn open(options: &EventsOptions) -> systemd::Result<Journal> {
 
 /// False if there was nothing.
 fn read(mut journal: Journal, printer: &mut Printer) -> systemd::Result<bool> {
-    let mut found = false;
+    let (mut found, users) = (false, users());
     loop {
         while journal.next()? > 0 {
+            let Some(shown) = shown(&mut journal, &users)? else { continue };
             found = true;
-            let Some(shown) = shown(&mut journal)? else { continue };
             if !printer.print(shown) {
                 return Ok(true);
             }
@@ -103,11 +105,22 @@ fn read(mut journal: Journal, printer: &mut Printer) -> systemd::Result<bool> {
     }
 }
 
-fn shown(journal: &mut Journal) -> systemd::Result<Option<Shown>> {
+/// Whose entries are believed: the agent's user's, root's, and one's own. Anybody may write any MESSAGE_ID.
+fn users() -> Vec<u32> {
+    let agent = nix::unistd::User::from_name(USER).ok().flatten().map(|user| user.uid.as_raw());
+    agent.into_iter().chain([0, nix::unistd::geteuid().as_raw()]).collect()
+}
+
+fn shown(journal: &mut Journal, users: &[u32]) -> systemd::Result<Option<Shown>> {
     let mut field = |name: &str| -> systemd::Result<Option<String>> {
         let data = journal.get_data(name)?;
         Ok(data.and_then(|data| data.value().map(|value| String::from_utf8_lossy(value).into_owned())))
     };
+    // Written by journald itself.
+    let user = field("_UID")?.and_then(|user| user.parse().ok());
+    if !user.is_some_and(|user| users.contains(&user)) {
+        return Ok(None);
+    }
     let id = field("MESSAGE_ID")?.unwrap_or_default();
     let (text, group, epoch, boot) =
         (field("MESSAGE")?, field("MAINSTAY_GROUP")?, field("MAINSTAY_EPOCH")?, field("_BOOT_ID")?);

@@ -99,7 +99,8 @@ pub(super) fn answer(
         "client" => client(session, request, context),
         "command" => describe(request),
         "acl" => acl(request, context.house),
-        "info" => Value::Verbatim(info(&request[1..], context)),
+        // Of a Sentinel no verbatim string, unlike an instance's.
+        "info" => Value::Bytes(info(&request[1..], context).into_bytes()),
         "role" => {
             let names = context.picture.groups.iter().map(|group| Value::text(group.name.clone())).collect();
             Value::Array(vec![Value::text("sentinel"), Value::Array(names)])

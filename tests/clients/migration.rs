@@ -1,5 +1,6 @@
 //! A living Sentinel group is taken over, step by step as `packaging/docs/from-sentinel.md` tells it, under clients that find
-//! their primary through Sentinel all the while: nothing acknowledged is lost, no client is touched, no data is copied.
+//! their primary through Sentinel all the while, and given back: nothing acknowledged is lost, no client is touched, no data
+//! is copied.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -75,7 +76,7 @@ fn healthy(c: &Cluster, no: HostNo) -> Result<String, String> {
 fn a_living_sentinel_group_is_taken_over() {
     in_lab(|| {
         let c = Cluster::start(crate::sentinels::hosts());
-        let trio = Trio::start(&c, PASSWORD);
+        let mut trio = Trio::start(&c, PASSWORD);
         let place = Place {
             net: Arc::clone(&c.client),
             sentinels: c.hosts.keys().map(|no| (address(*no), PORT).into()).collect(),
@@ -130,6 +131,43 @@ fn a_living_sentinel_group_is_taken_over() {
                 client.record.lock().gap(cut, now())
             );
         }
-        drop(agents);
+        c.host(1).redis().release();
+        way_back(&c, &mut trio, &clients, agents);
     });
+}
+
+/// As the documents tell it under that name.
+fn way_back(c: &Cluster, trio: &mut Trio, clients: &Clients, agents: Vec<Proc>) {
+    let name = wait_for("healthy cluster", secs(30), || healthy(c, 2));
+    let primary = c.data_hosts().map(|host| host.no).find(|no| name == format!("n{no}")).expect("one of the hosts");
+    course::all_arrive(clients, now(), c.host(primary), "healing");
+    let full_copies = info(c.host(primary), "sync_full");
+    let begun = now();
+    // Step 3: the agents, the primary's host last.
+    let last = usize::from(primary) - 1;
+    for (at, agent) in agents.iter().enumerate().filter(|(at, _)| *at != last).chain([(last, &agents[last])]) {
+        assert!(agent.stop(secs(20)), "the agent of n{} ends", at + 1);
+    }
+    let offset = |host: &Host| info(host, "slave_repl_offset").parse::<u64>().unwrap_or_default();
+    let offsets: Vec<(HostNo, u64)> = c.data_hosts().map(|host| (host.no, offset(host))).collect();
+    assert!(c.data_hosts().all(|host| info(host, "role") == "slave"), "all are sealed");
+    let (_, most) = offsets.iter().max_by_key(|(_, offset)| *offset).expect("three");
+    assert!(offsets.contains(&(primary, *most)), "the old primary has most: {offsets:?}");
+    // Step 4: what the agents had set, then who follows whom.
+    for host in c.data_hosts() {
+        host.cmd(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+        host.cmd(&["CONFIG", "SET", "min-replicas-max-lag", "10"]);
+    }
+    c.host(primary).cmd(&["REPLICAOF", "NO", "ONE"]);
+    for host in c.data_hosts().filter(|host| host.no != primary) {
+        host.cmd(&["REPLICAOF", &address(primary).to_string(), "6379"]);
+    }
+    // Step 5, and the clients are where they were.
+    trio.watch(c, primary);
+    course::all_arrive(clients, now(), c.host(primary), "the way back");
+    assert_eq!(info(c.host(primary), "sync_full"), full_copies, "no replica copies the data anew");
+    for (client, lost) in course::all_lost(clients, c.host(primary)) {
+        println!("FIGURE way back, {}: gap {:?}", client.kind.name, client.record.lock().gap(begun, now()));
+        assert!(lost.is_empty(), "{} lost {lost:?}", client.kind.name);
+    }
 }

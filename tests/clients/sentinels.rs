@@ -34,11 +34,11 @@ pub fn hosts() -> Options {
 }
 
 /// The configuration of one, as its operator writes it.
-fn conf(c: &Cluster, host: &Host, password: &str) -> io::Result<PathBuf> {
+fn conf(host: &Host, primary: HostNo, password: &str) -> io::Result<PathBuf> {
     let dir = host.files.root.join("sentinel");
     std::fs::create_dir_all(&dir)?;
     let path = host.files.root.join("sentinel.conf");
-    let primary = address(*c.hosts.keys().next().expect("a host"));
+    let primary = address(primary);
     let mut text = format!(
         "port {PORT}\nbind * -::*\nprotected-mode no\ndaemonize no\ndir \"{}\"\n\
          sentinel announce-ip {}\n\
@@ -70,14 +70,22 @@ impl Trio {
         for host in c.data_hosts().filter(|host| host.no != 1) {
             host.cmd(&["REPLICAOF", &address(1).to_string(), "6379"]);
         }
-        let procs = c.hosts.values().map(|host| (host.no, Self::run(c, host, password))).collect();
-        let trio = Self { password: password.to_owned(), procs };
-        wait_for("group that all Sentinels know", secs(30), || trio.agree(c));
+        let mut trio = Self { password: password.to_owned(), procs: Vec::new() };
+        trio.watch(c, 1);
         trio
     }
 
-    fn run(c: &Cluster, host: &Host, password: &str) -> Proc {
-        let path = conf(c, host, password).expect("a configuration");
+    /// Starts a Sentinel on each host, all with a configuration that knows nothing but the primary.
+    ///
+    /// # Panics
+    /// When they do not find each other and the replicas.
+    pub fn watch(&mut self, c: &Cluster, primary: HostNo) {
+        self.procs = c.hosts.values().map(|host| (host.no, Self::run(host, primary, &self.password))).collect();
+        wait_for("group that all Sentinels know", secs(30), || self.agree(c));
+    }
+
+    fn run(host: &Host, primary: HostNo, password: &str) -> Proc {
+        let path = conf(host, primary, password).expect("a configuration");
         let spec = Spec {
             name: format!("sentinel n{}", host.no),
             program: "redis-server".into(),

@@ -4,7 +4,7 @@
 //! the reason, so that a new difference fails and an old one is on record.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 
 use crate::cluster::{ASK, Cluster, Options};
@@ -14,6 +14,10 @@ use crate::proc::{Proc, Spec};
 use crate::resp::{Client, Reply};
 use crate::sentinel::{PORT, agent};
 use crate::switch::HostNo;
+
+/// What a replica's loss is told by. `master-link-status` is not among them: a Sentinel goes on telling what the replica
+/// said last, "ok", of one that is gone; here it is "err".
+const FAILED: [&str; 6] = ["name", "ip", "port", "flags", "role-reported", "slave-priority"];
 
 const REAL: u16 = 26380;
 const NAME: &str = "mymaster";
@@ -184,6 +188,80 @@ fn same_listening(ours: &mut Client, theirs: &mut Client) {
     }
 }
 
+/// What RESP3 is made of: the kind of every value, and how many are in it, without the values.
+fn skeleton(c: &Cluster, no: HostNo, port: u16, requests: &str) -> Vec<String> {
+    let mut stream = c.client.connect((address(no), port).into(), ms(500)).expect("a connection");
+    stream.set_read_timeout(Some(ms(500))).expect("it can");
+    stream.write_all(requests.as_bytes()).expect("sent");
+    let mut text = Vec::new();
+    // A Sentinel of this version does not know QUIT: what is answered has come by now.
+    let _ = stream.read_to_end(&mut text);
+    let (text, mut kinds) = (String::from_utf8_lossy(&text).into_owned(), Vec::new());
+    let mut lines = text.split("\r\n");
+    while let Some(line) = lines.next() {
+        match line.as_bytes().first() {
+            Some(b'$' | b'=') => {
+                lines.next();
+                kinds.push(line[..1].to_owned());
+            }
+            Some(b'*' | b'%' | b'>' | b'~' | b'_' | b'#') => kinds.push(line.to_owned()),
+            Some(_) => kinds.push(line[..1].to_owned()),
+            None => {}
+        }
+    }
+    kinds
+}
+
+/// The same shapes in RESP3.
+fn same_shapes(c: &Cluster, no: HostNo) {
+    let requests = format!(
+        "SENTINEL MASTER {NAME}\r\nSENTINEL MASTERS\r\nSENTINEL REPLICAS {NAME}\r\nSENTINEL SENTINELS {NAME}\r\n\
+         SENTINEL GET-MASTER-ADDR-BY-NAME unknown\r\nSENTINEL CKQUORUM {NAME}\r\nROLE\r\nINFO sentinel\r\n\
+         SUBSCRIBE a b\r\nPING\r\nUNSUBSCRIBE a b\r\nSENTINEL PENDING-SCRIPTS\r\nCLIENT GETNAME\r\nCLIENT LIST\r\n\
+         CLIENT ID\r\n"
+    );
+    // What HELLO itself says are a version and an id.
+    let three = format!("HELLO 3\r\n{requests}");
+    let (ours, theirs) = (skeleton(c, no, PORT, &three), skeleton(c, no, REAL, &three));
+    assert_eq!(ours, theirs, "RESP3");
+    assert!(ours.len() > 100, "{ours:?}");
+    println!("EQUAL RESP3: {} values of the same kind and size", ours.len());
+}
+
+/// A replica that is gone, as both tell of it.
+fn same_of_the_lost(c: &Cluster, no: HostNo, ours: &mut Client, theirs: &mut Client) {
+    for real_no in 1..=3 {
+        let mut sentinel = real(c, real_no).expect("a Sentinel");
+        let said = sentinel.command(&["SENTINEL", "SET", NAME, "down-after-milliseconds", "1000"]).expect("an answer");
+        assert_eq!(said.text(), "OK");
+    }
+    let lost = c.data_hosts().map(|host| host.no).find(|other| *other != no).expect("a replica");
+    c.host(lost).redis().hold();
+    let down = |client: &mut Client| {
+        let all = rows(client, "REPLICAS");
+        let flags =
+            |row: &Vec<(String, String)>| row.iter().any(|(name, value)| name == "flags" && value.contains("s_down"));
+        all.iter().find(|row| flags(row)).cloned().ok_or(all)
+    };
+    let mine = wait_for("lost replica at the agent", secs(10), || down(ours));
+    let real = wait_for("lost replica at the Sentinel", secs(10), || {
+        // Its own link is given up a moment after it counts as down.
+        down(theirs).and_then(|row| {
+            if row.iter().any(|(_, value)| value.contains("disconnected")) { Ok(row) } else { Err(vec![row]) }
+        })
+    });
+    let names = |row: &[(String, String)]| row.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&mine), names(&real), "of a lost replica: the fields and their order");
+    for ((name, mine), (_, real)) in mine.iter().zip(&real).filter(|((name, _), _)| FAILED.contains(&name.as_str())) {
+        assert_eq!(mine, real, "of a lost replica: {name}");
+    }
+    let quorum = [&["SENTINEL", "CKQUORUM", NAME][..], &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]];
+    for words in quorum {
+        assert_eq!(ours.command(words).expect("an answer"), theirs.command(words).expect("an answer"), "{words:?}");
+    }
+    println!("EQUAL of a lost replica: {} fields by name, the values of {FAILED:?}", mine.len());
+}
+
 #[test]
 fn the_endpoint_answers_as_a_real_sentinel_beside_it() {
     in_lab(|| {
@@ -215,6 +293,7 @@ fn the_endpoint_answers_as_a_real_sentinel_beside_it() {
         }
         let answers = same(&mut ours, &mut theirs);
         same_listening(&mut ours, &mut theirs);
+        same_shapes(&c, no);
         let info = |client: &mut Client| client.info(&["sentinel"]).expect("INFO");
         let (mine, real) = (info(&mut ours), info(&mut theirs));
         assert_eq!(mine, real, "INFO sentinel");
@@ -229,6 +308,7 @@ fn the_endpoint_answers_as_a_real_sentinel_beside_it() {
             let reason = DIFFERENT.iter().find(|(known, _)| known == name).map_or("its own port", |(_, why)| *why);
             println!("DIFFERENT {name}: {} rows, such as of {}; {reason}", what.len(), what[0]);
         }
+        same_of_the_lost(&c, no, &mut ours, &mut theirs);
         assert!(sentinels.iter().all(Proc::is_running));
         assert_eq!(c.status(no).expect("status")["groups"][0]["primary"], format!("n{primary}"));
         assert_ne!(PORT, REAL);

@@ -1,4 +1,4 @@
-//! The changes of primary that the agents told of in their logs.
+//! The changes of primary that the agents told of in their logs, and what they said came back of data that was left behind.
 //!
 //! Every agent tells of every change that it sees; one that was down, or got several at once by a snapshot, may miss
 //! some, so all hosts' logs together are read.
@@ -27,6 +27,8 @@ impl Change {
 pub struct Events {
     read: BTreeMap<HostNo, u64>,
     pub changes: BTreeMap<u64, Change>,
+    /// How often something was said to have come back that an epoch lacks; agents repeat each other.
+    pub came_back: usize,
 }
 
 impl Events {
@@ -46,6 +48,7 @@ impl Events {
                 *from += whole as u64;
             }
             for line in String::from_utf8_lossy(&text[..whole]).lines() {
+                self.came_back += usize::from(is_return(line));
                 if let Some((epoch, change)) = parse(line) {
                     self.changes.entry(epoch).or_insert(change);
                 }
@@ -53,6 +56,10 @@ impl Events {
         }
         self.changes.keys().copied().filter(|epoch| !before.contains(epoch)).collect()
     }
+}
+
+fn is_return(line: &str) -> bool {
+    line.contains(" came back with ") && line.contains(" that this epoch lacks")
 }
 
 fn parse(line: &str) -> Option<(u64, Change)> {
@@ -78,5 +85,9 @@ mod tests {
         assert_eq!(epoch, 7);
         assert!(change.kept());
         assert_eq!(parse("INFO the primary is n2 epoch=7"), None);
+        assert!(is_return(
+            "WARN node 1 came back with up to 4840 bytes that this epoch lacks, saved on node 1 as x.rdb"
+        ));
+        assert!(!is_return(line));
     }
 }

@@ -4,7 +4,8 @@
 //! - What `WAIT` said that W members had is there: always under `quorum`, under `available` if every change of the
 //!   round says so; after a single fault they must say so.
 //! - Without a change of primary nothing at all is lost, nor by a switchover.
-//! - What an old primary brings back of lost writes is in a file that was saved (S11).
+//! - What an old primary brings back of lost writes is in a file that was saved, and was told of: where nothing is said
+//!   to have come back, nothing of it was lost (S11).
 //! - A counter never counts twice, and what replicas had of it is not counted again.
 //! - Faults that are none of the primary's (a hanging disk, a clock) change no primary.
 
@@ -34,6 +35,8 @@ pub struct Round<'a> {
     pub lost_waited: &'a [String],
     /// Those of `lost` that came back with an old primary, and that nobody saved.
     pub unsaved: &'a [String],
+    /// How many of `lost` came back, and whether anything was said to.
+    pub returned: (usize, bool),
     pub counted: &'a Counted,
     pub miscount: &'a Miscount,
 }
@@ -64,6 +67,9 @@ impl Round<'_> {
             wrong.push(format!("{} increments were done twice", self.miscount.twice));
         }
         wrong.extend(self.unsaved.iter().map(|key| format!("lost, though it came back, and not saved: {key}")));
+        if let (lost @ 1.., false) = self.returned {
+            wrong.push(format!("{lost} lost writes came back, and nobody told of it"));
+        }
         let kept = self.changes.iter().all(|(_, change)| change.kept());
         if self.durability == "quorum" || kept {
             let waited = self.lost_waited.iter().chain(&self.miscount.lost_waited);
@@ -104,6 +110,7 @@ mod tests {
             lost: &keys(lost),
             lost_waited: &keys(waited),
             unsaved: &[],
+            returned: (0, false),
             counted: &Counted::default(),
             miscount: &Miscount::default(),
         };
@@ -123,5 +130,28 @@ mod tests {
         assert_eq!(wrong("available", Kind::DiskHang, true, &[KEPT], 0, 0), 1);
         assert_eq!(wrong("available", Kind::Switchover, true, &[KEPT], 1, 0), 1);
         assert_eq!(wrong("available", Kind::Isolate, false, &[], 1, 0), 1);
+    }
+
+    #[test]
+    fn what_comes_back_is_told() {
+        let (history, counted, miscount) = Default::default();
+        let mut round = Round {
+            durability: "available",
+            struck: &[Kind::Isolate],
+            single: true,
+            changes: &[(2, Change { words: KEPT.to_owned() })],
+            history: &history,
+            lost: &[],
+            lost_waited: &[],
+            unsaved: &[],
+            returned: (3, true),
+            counted: &counted,
+            miscount: &miscount,
+        };
+        assert_eq!(round.faults(), Vec::<String>::new());
+        round.returned = (3, false);
+        assert_eq!(round.faults().len(), 1);
+        round.returned = (0, false);
+        assert!(round.faults().is_empty());
     }
 }

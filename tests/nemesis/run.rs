@@ -235,6 +235,7 @@ impl Nemesis {
         (history, counted): (&History, &Counted),
         now: HostNo,
     ) {
+        let told = self.events.came_back;
         let new = self.events.update(&self.c);
         let changes: Vec<_> = new.iter().map(|epoch| (*epoch, self.events.changes[epoch].clone())).collect();
         // What earlier rounds left in place no later one may take away.
@@ -244,7 +245,7 @@ impl Nemesis {
         let mut lost_waited: Vec<String> = all.iter().flat_map(|history| self.c.lost_waited(history, 1, now)).collect();
         lost.retain(|key| !self.gone.contains(key));
         lost_waited.retain(|key| !self.gone.contains(key));
-        let unsaved = self.unsaved(history, &lost);
+        let (returned, unsaved) = self.unsaved(history, &lost);
         let miscount = counted.judge(self.value(&counted.key, now), 1);
         for (epoch, change) in &changes {
             self.told.say(&format!("   epoch {epoch}: {}", change.words));
@@ -264,6 +265,7 @@ impl Nemesis {
             lost: &lost,
             lost_waited: &lost_waited,
             unsaved: &unsaved,
+            returned: (returned, self.events.came_back > told),
             counted,
             miscount: &miscount,
         };
@@ -279,8 +281,8 @@ impl Nemesis {
         }
     }
 
-    /// Lost writes that came back with an old primary and are in no file that the agents saved.
-    fn unsaved(&mut self, history: &History, lost: &[String]) -> Vec<String> {
+    /// How many of the lost writes came back with an old primary, and those that are in no file that the agents saved.
+    fn unsaved(&mut self, history: &History, lost: &[String]) -> (usize, Vec<String>) {
         let files = crate::quarantine::collect(&self.c).expect("the saved files");
         let mut owed = crate::quarantine::owed(&self.c, history, lost);
         let before = owed.len();
@@ -299,7 +301,7 @@ impl Nemesis {
                 before - owed.len()
             ));
         }
-        owed
+        (before, owed)
     }
 
     fn value(&self, key: &str, on: HostNo) -> i64 {

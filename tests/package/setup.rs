@@ -27,7 +27,7 @@ pub fn hosts(trio: &mut Trio) {
         // Data that outlives a power cut is the operator's choice.
         machine.sh(&format!("sed -i 's/^appendonly no/appendonly yes/' {}", conf(server)));
         let said = machine.sh(&format!("{}{}", init(no), if first { " --new-redis-password" } else { "" }));
-        assert!(said.contains(&format!("systemctl restart {server}\n")), "{said}");
+        assert!(said.contains(&format!("systemctl restart {server}.service\n")), "{said}");
     }
     let password = std::fs::read_to_string(trio.of(1).path(SECRETS[1])).expect("the password");
     trio.password = Some(password.trim_end().to_owned());

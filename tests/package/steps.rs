@@ -280,6 +280,20 @@ pub fn words(story: &mut Story) {
     assert!(agent.contains("SCHED_RR") && clients.contains("SCHED_OTHER"), "{agent}; {clients}");
     let events = machine.sh("mainstay events");
     assert!(events.contains("primary is"), "{events}");
+    // Whoever may write to the journal may write an event's id.
+    let id = machine
+        .sh("sed -n 's/^-- \\([0-9a-f]\\{32\\}\\)$/\\1/p' /usr/lib/systemd/catalog/mainstay.catalog | head -n 1");
+    let forged = format!("printf 'MESSAGE_ID={id}\\nMESSAGE=%s\\nPRIORITY=4\\n' forged");
+    machine.sh(&format!(
+        "{forged}-by-nobody | runuser -u nobody -- logger --journald; {forged}-by-root | logger --journald"
+    ));
+    wait_for("entry of root's", secs(10), || match machine.sh("mainstay events --all") {
+        events if events.contains("forged-by-root") => {
+            assert!(!events.contains("forged-by-nobody"), "{events}");
+            Ok(())
+        }
+        events => Err(events),
+    });
     let told = machine.sh("journalctl -q --no-pager -o cat -u 'mainstay-notify@*'");
     assert!(told.contains("\"group\""), "the notify command was told nothing: {told}");
     assert!(told.contains("CapEff:\t0000000000000000"), "{told}");
