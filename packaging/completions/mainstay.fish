@@ -120,7 +120,7 @@ complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l no-vip -d 'No
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l new-redis-password -d 'Make a new password for the group\'s instances'
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l no-redis-password -d 'The instances take everybody who reaches them'
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l remove -d 'Take everything back that an earlier run wrote'
-complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l instance-only -d 'With --remove: leave config, key and password'
+complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l instance-only -d 'Leave config, key and password as they are; only the instance\'s part'
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l force -d 'Overwrite, or remove, edited files too; a copy of each is kept'
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l dry-run -d 'Print what would be written, and write nothing'
 complete -c mainstay -n "__fish_mainstay_using_subcommand init" -l now -d 'Do the rest as well: restart the instance sealed, start the agent'

@@ -77,8 +77,8 @@ pub struct InitArgs {
     /// Take everything back that an earlier run wrote
     #[arg(long)]
     pub remove: bool,
-    /// With --remove: leave config, key and password
-    #[arg(long, requires = "remove")]
+    /// Leave config, key and password as they are; only the instance's part
+    #[arg(long)]
     pub instance_only: bool,
     /// Overwrite, or remove, edited files too; a copy of each is kept
     #[arg(long)]

@@ -81,6 +81,9 @@ impl Plan {
 /// # Errors
 /// An answer is missing, or what they come to is no valid config.
 pub fn plan(args: &InitArgs) -> Result<Plan, SetupError> {
+    if args.instance_only {
+        return of_the_instance(args);
+    }
     let asker = Asker::new(args.yes);
     let mut files = Vec::new();
     let instance = if args.witness { None } else { Some(instance::find(&args.root, args.redis_unit.as_deref())?) };
@@ -112,14 +115,46 @@ pub fn plan(args: &InitArgs) -> Result<Plan, SetupError> {
         }
     };
     if let Some(unit) = &instance {
-        let settings = Content::Text(unit.settings(&args.redis_bind, password));
-        let group = Some(unit.group.clone());
-        files.push(FileToWrite { path: unit.settings.clone(), content: settings, mode: 0o640, group });
-        let content = Content::Text(unit.drop_in());
-        files.push(FileToWrite { path: unit.drop_in_path(), content, mode: 0o644, group: None });
+        files.extend(instance_files(args, unit, password));
     }
     let next = next(args, instance.as_ref(), new_key, &secret);
     let systemctl = if args.root == Path::new("/") { systemctl(instance.as_ref()) } else { Vec::new() };
+    Ok(Plan { files, next, systemctl })
+}
+
+/// Its settings and its drop-in.
+fn instance_files(args: &InitArgs, unit: &Unit, password: Option<&str>) -> [FileToWrite; 2] {
+    let settings = Content::Text(unit.settings(&args.redis_bind, password));
+    let drop_in = Content::Text(unit.drop_in());
+    [
+        FileToWrite { path: unit.settings.clone(), content: settings, mode: 0o640, group: Some(unit.group.clone()) },
+        FileToWrite { path: unit.drop_in_path(), content: drop_in, mode: 0o644, group: None },
+    ]
+}
+
+/// What a host's config, which is there, wants of its instance: after the package was removed and installed again.
+fn of_the_instance(args: &InitArgs) -> Result<Plan, SetupError> {
+    let path = below(&args.root, Path::new(CONFIG));
+    let text = fs::read_to_string(&path).map_err(|source| SetupError::Io {
+        path: path.clone(),
+        what: "reading it",
+        source,
+    })?;
+    let (config, _) =
+        config::parse(&text, CONFIG).map_err(|faults| SetupError::Config { faults: faults.to_string() })?;
+    let group = match config.groups.as_slice() {
+        [group] => group,
+        [] => return Err(SetupError::wanted(format!("{CONFIG} has no [[group]]: there is no instance here"), "")),
+        _ => {
+            let remedy = "write the settings and the drop-in of each instance by hand";
+            return Err(SetupError::wanted(format!("{CONFIG} has several groups"), remedy));
+        }
+    };
+    let unit = instance::find(&args.root, args.redis_unit.as_deref().or(group.unit.as_deref()))?;
+    let password = group.password_file.as_ref().map(|file| one_line(&below(&args.root, file))).transpose()?;
+    let files = instance_files(args, &unit, password.as_deref()).into();
+    let next = next(args, Some(&unit), false, &Secret::None);
+    let systemctl = if args.root == Path::new("/") { systemctl(Some(&unit)) } else { Vec::new() };
     Ok(Plan { files, next, systemctl })
 }
 

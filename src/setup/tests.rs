@@ -190,6 +190,29 @@ fn an_access_list_that_would_rule_over_the_password_is_named() {
     assert!(said().contains("`user default ...` of /etc/redis/redis.conf"), "{}", said());
 }
 
+/// After the package was removed and installed again, with a config that has been edited since it was written.
+#[test]
+fn the_instances_part_alone_follows_the_config_that_is_there() {
+    let host = Host::new();
+    host.init(&with(&["--new-redis-password"])).expect("written");
+    let (drop_in, settings) = (host.read(DROP_IN), host.read(SETTINGS));
+    host.put(CONFIG, &format!("{}# edited\n", host.read(CONFIG)));
+    remove(host.0.path(), true, true, || {}).expect("removed");
+    let bare = |more: &[&str]| {
+        let root = host.0.path().to_str().expect("text");
+        let args = Line::parse_from(["init", "--instance-only", "--root", root].iter().chain(more)).init;
+        write(&plan(&args)?, &args.root, args.force)
+    };
+    let done = bare(&[]).expect("written");
+    assert_eq!(done.iter().filter(|done| done.is_change()).count(), 2, "{done:?}");
+    assert_eq!((host.read(DROP_IN), host.read(SETTINGS)), (drop_in, settings));
+    assert!(host.read(CONFIG).ends_with("# edited\n"));
+    host.put(CONFIG, "[node\n");
+    assert!(matches!(bare(&[]), Err(SetupError::Config { .. })));
+    fs::remove_file(host.at(CONFIG)).expect("removed");
+    assert!(matches!(bare(&[]), Err(SetupError::Io { .. })));
+}
+
 /// An operator's own command is what is repeated; one that would be read after ours is named.
 #[test]
 fn what_other_drop_ins_say_is_kept_and_never_overruled_by_in_silence() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::{ASK, Cluster, Options, SECOND};
 use crate::lab::{in_lab, ms, secs, wait_for};
 use crate::net::{VIP, VIP2, address};
-use crate::resp::Client;
+use crate::resp::{Client, Reply};
 use crate::switch::HostNo;
 use crate::writer::{Load, Writer, WriterOptions};
 
@@ -95,6 +95,22 @@ fn while_written(c: &Cluster, turn: &str, fault: impl FnOnce(), repair: impl FnO
     [seen.next(), seen.next()].map(|seen| seen.expect("two groups"))
 }
 
+/// What Sentinel clients are told of both groups by one agent.
+fn told(c: &Cluster, asked: HostNo, primaries: [HostNo; 2]) {
+    wait_for("both groups at the Sentinel endpoint", secs(5), || {
+        let text = |error: std::io::Error| error.to_string();
+        let mut client = crate::sentinel::agent(&c.client, asked).map_err(text)?;
+        let masters = client.command(&["SENTINEL", "MASTERS"]).map_err(text)?.items().len();
+        let named = groups().map(|group| {
+            let said = client.command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", group.name]).map_err(text)?;
+            Ok::<_, String>(said.items().iter().map(Reply::text).collect::<Vec<_>>().join(":"))
+        });
+        let meant = groups().map(|group| group.service.port());
+        let meant = [0, 1].map(|at| Ok(format!("{}:{}", address(primaries[at]), meant[at])));
+        if masters == 2 && named == meant { Ok(()) } else { Err(format!("{masters} masters, {named:?}")) }
+    });
+}
+
 #[test]
 fn what_happens_to_one_group_is_not_felt_in_the_other() {
     in_lab(|| {
@@ -105,6 +121,7 @@ fn what_happens_to_one_group_is_not_felt_in_the_other() {
         }
         first.place(&c, 1);
         second.place(&c, 2);
+        told(&c, 3, [1, 2]);
 
         let [(one, felt), (two, unfelt)] = while_written(&c, "killed", || assert!(c.host(1).redis().kill()), || {});
         println!("FIGURE two groups, kill -9 of one's Redis: gap {felt:?}, the other's {unfelt:?}");
@@ -115,6 +132,7 @@ fn what_happens_to_one_group_is_not_felt_in_the_other() {
         let [(one, unfelt), (two, felt)] = while_written(&c, "host", || c.kill_host(2), || c.revive_host(2));
         println!("FIGURE two groups, one's host lost: gap {felt:?}, the other's {unfelt:?}");
         assert!(one == 3 && two != 2, "{one} {two}");
+        told(&c, 1, [one, two]);
         assert!(unfelt < UNFELT, "{unfelt:?}");
 
         // Both on one host, which is lost: both move.

@@ -16,6 +16,11 @@ pub struct Change {
 }
 
 impl Change {
+    /// Who is primary since, by the host's name.
+    pub fn to(&self) -> &str {
+        self.words.strip_prefix("primary is ").and_then(|rest| rest.split(',').next()).unwrap_or_default()
+    }
+
     /// The agents say that every write that W members held is kept.
     pub fn kept(&self) -> bool {
         self.words.contains("every write that a write quorum held is kept") || self.words.contains("first promotion")
@@ -84,6 +89,7 @@ mod tests {
         let (epoch, change) = parse(line).expect("a change");
         assert_eq!(epoch, 7);
         assert!(change.kept());
+        assert_eq!(change.to(), "n2");
         assert_eq!(parse("INFO the primary is n2 epoch=7"), None);
         assert!(is_return(
             "WARN node 1 came back with up to 4840 bytes that this epoch lacks, saved on node 1 as x.rdb"

@@ -1,6 +1,7 @@
 //! What must hold after a round, whatever struck: the sentences that operators rely on.
 //!
 //! - Two never served at once, no replica took a write (S3), but for the bound that S8 names.
+//! - Nobody acknowledged a write that no change of the round had made primary.
 //! - What `WAIT` said that W members had is there: always under `quorum`, under `available` if every change of the
 //!   round says so; after a single fault they must say so.
 //! - Without a change of primary nothing at all is lost, nor by a switchover.
@@ -35,6 +36,8 @@ pub struct Round<'a> {
     pub lost_waited: &'a [String],
     /// Those of `lost` that came back with an old primary, and that nobody saved.
     pub unsaved: &'a [String],
+    /// Writes that an instance acknowledged which was primary in no moment of the round.
+    pub unleased: &'a [String],
     /// How many of `lost` came back, and whether anything was said to.
     pub returned: (usize, bool),
     pub counted: &'a Counted,
@@ -67,6 +70,8 @@ impl Round<'_> {
             wrong.push(format!("{} increments were done twice", self.miscount.twice));
         }
         wrong.extend(self.unsaved.iter().map(|key| format!("lost, though it came back, and not saved: {key}")));
+        wrong
+            .extend(self.unleased.iter().map(|key| format!("acknowledged by an instance that nobody promoted: {key}")));
         if let (lost @ 1.., false) = self.returned {
             wrong.push(format!("{lost} lost writes came back, and nobody told of it"));
         }
@@ -110,6 +115,7 @@ mod tests {
             lost: &keys(lost),
             lost_waited: &keys(waited),
             unsaved: &[],
+            unleased: &[],
             returned: (0, false),
             counted: &Counted::default(),
             miscount: &Miscount::default(),
@@ -144,6 +150,7 @@ mod tests {
             lost: &[],
             lost_waited: &[],
             unsaved: &[],
+            unleased: &[],
             returned: (3, true),
             counted: &counted,
             miscount: &miscount,
@@ -151,7 +158,10 @@ mod tests {
         assert_eq!(round.faults(), Vec::<String>::new());
         round.returned = (3, false);
         assert_eq!(round.faults().len(), 1);
-        round.returned = (0, false);
+        let keys = ["key".to_owned()];
+        (round.returned, round.unleased) = ((0, false), &keys);
+        assert_eq!(round.faults().len(), 1);
+        round.unleased = &[];
         assert!(round.faults().is_empty());
     }
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::{ASK, Cluster, Options};
 use crate::counter::{Counted, Counter};
-use crate::events::Events;
+use crate::events::{Change, Events};
 use crate::hands::Hands;
-use crate::history::History;
+use crate::history::{History, Log};
 use crate::judge::Round;
 use crate::lab::{in_lab, ms, secs};
 use crate::plan::{KINDS, Kind, plan};
@@ -210,7 +210,7 @@ impl Nemesis {
         let (history, counted) = (load.stop(), counter.stop());
         // Nothing moves any more while it is accounted for.
         let now = self.c.steady_now().unwrap_or(now);
-        self.account(number, (&struck, faults.len() == 1), (&history, &counted), now);
+        self.account(number, (&struck, faults.len() == 1), (&history, &counted), (primary, now));
         self.totals.slowest = self.totals.slowest.max(took);
         self.told.say(&format!("   healthy after {took:.1?}, primary n{now}"));
     }
@@ -233,7 +233,7 @@ impl Nemesis {
         number: u64,
         (struck, single): (&[Kind], bool),
         (history, counted): (&History, &Counted),
-        now: HostNo,
+        (first, now): (HostNo, HostNo),
     ) {
         let told = self.events.came_back;
         let new = self.events.update(&self.c);
@@ -265,6 +265,7 @@ impl Nemesis {
             lost: &lost,
             lost_waited: &lost_waited,
             unsaved: &unsaved,
+            unleased: &unleased(history, first, &changes),
             returned: (returned, self.events.came_back > told),
             counted,
             miscount: &miscount,
@@ -336,6 +337,18 @@ impl Nemesis {
             assert!(never.is_empty(), "never struck: {never:?}");
         }
     }
+}
+
+/// Writes acknowledged beside an instance that was primary neither at the beginning of the round nor by a change in it.
+fn unleased(history: &History, first: HostNo, changes: &[(u64, Change)]) -> Vec<String> {
+    let first = format!("n{first}");
+    let beside = |log: &&Log| log.writer.contains(".beside");
+    let strange = history.logs.iter().filter(beside).filter(|log| {
+        let host = log.writer.rsplit("beside").next().map(|no| format!("n{no}")).unwrap_or_default();
+        // A node whose name the teller does not know may be anybody.
+        host != first && changes.iter().all(|(_, change)| change.to() != host && !change.to().starts_with("node "))
+    });
+    strange.flat_map(|log| log.writes.iter().filter(|write| write.acked()).map(|write| log.key(write.n))).collect()
 }
 
 #[test]
