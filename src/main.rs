@@ -126,6 +126,9 @@ enum Command {
         /// The group; needed where there is more than one
         #[arg(long, value_name = "GROUP")]
         group: Option<String>,
+        /// Do not ask, at a terminal
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         socket: SocketArgs,
     },
@@ -296,10 +299,7 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> Result<u8, Failure> {
     let group = |name: Option<String>| name.map(GroupName);
     match command {
-        Command::Run { config, join } => {
-            let source = agent::Source { path: config, overrides: Overrides { join } };
-            run_agent(source).await
-        }
+        Command::Run { config: path, join } => run_agent(agent::Source { path, overrides: Overrides { join } }).await,
         Command::Status { group: name, json, watch, socket } => {
             command::status(&socket.path()?, &StatusOptions { group: group(name), json, watch }).await
         }
@@ -315,15 +315,15 @@ async fn run(command: Command) -> Result<u8, Failure> {
         Command::Resume { group: name, socket } => {
             command::change(&socket.path()?, &Request::Resume { group: group(name) }).await
         }
-        Command::Bootstrap { primary, group: name, socket } => {
-            command::change(&socket.path()?, &Request::Bootstrap { group: group(name), primary }).await
+        Command::Bootstrap { primary, group: name, yes, socket } => {
+            insist::bootstrap(&socket.path()?, group(name), primary, yes).await
         }
         Command::Members { json, socket } => command::members(&socket.path()?, json).await,
         Command::Leave { node, socket } => command::change(&socket.path()?, &Request::Leave { node }).await,
         Command::Join { address, socket, config } => join(address.to_string(), socket, &config).await,
-        Command::Fence { if_lapsed: true, socket, config, .. } => fence(Which::Lapsed, socket, &config).await,
-        Command::Fence { if_held: true, socket, config, .. } => fence(Which::Held, socket, &config).await,
-        Command::Fence { socket, config, .. } => fence(Which::All, socket, &config).await,
+        Command::Fence { if_lapsed, if_held, socket, config } => {
+            fence(Which::asked(if_lapsed, if_held), socket, &config).await
+        }
         Command::Events { group: name, follow, json, all, socket } => {
             let options = EventsOptions { group: group(name), follow, json, all };
             events::events(&socket.path()?, &options).await

@@ -45,6 +45,17 @@ pub enum Which {
     Lapsed,
 }
 
+impl Which {
+    /// As the command's flags say.
+    pub fn asked(if_lapsed: bool, if_held: bool) -> Self {
+        match (if_lapsed, if_held) {
+            (true, _) => Self::Lapsed,
+            (false, true) => Self::Held,
+            (false, false) => Self::All,
+        }
+    }
+}
+
 /// What was done for one group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fenced {

@@ -1,7 +1,8 @@
-//! `mainstay failover --force`: says what may be lost, asks, and only then has it done.
+//! `mainstay failover --force` and `mainstay bootstrap`: say what may be lost, ask, and only then have it done.
 //!
-//! It never asks where nobody can answer: without a terminal on stdin, and without `--yes`, it refuses. What the
-//! operator agreed to is what is asked for: an agent that would now do something else refuses.
+//! A forced failover never asks where nobody can answer: without a terminal on stdin, and without `--yes`, it refuses. What
+//! the operator agreed to is what is asked for: an agent that would now do something else refuses. A bootstrap names the
+//! data that stays, which is decision enough for a script; at a terminal it asks.
 
 use super::client;
 use super::command::{change, emit};
@@ -56,12 +57,50 @@ pub fn text(plan: &ForcePlan) -> String {
     out
 }
 
+/// Asks the operator, where there is one, then the agent on `socket`.
+///
+/// # Errors
+/// The agent's refusal, or the operator does not want it.
+pub async fn bootstrap(socket: &Path, group: Option<GroupName>, primary: String, yes: bool) -> Result<u8, Failure> {
+    if !yes && std::io::stdin().is_terminal() {
+        let report = match client::ask(socket, &Request::Status {}).await? {
+            Response::Status(report) => report,
+            _ => return Err(Failure::new(Code::Software, "the agent answered another question", "")),
+        };
+        emit(&given_up(&report, group.as_ref(), &primary))?;
+        if !said_yes(&format!("Go on with the data of {primary}?"))? {
+            return Err(Failure::new(Code::TempFail, "nothing was done", ""));
+        }
+    }
+    change(socket, &Request::Bootstrap { group, primary }).await
+}
+
+/// Whose data is given up by it.
+pub(super) fn given_up(report: &StatusReport, group: Option<&GroupName>, primary: &str) -> String {
+    let mut out = String::new();
+    for found in report.groups.iter().filter(|found| group.is_none_or(|group| found.name == *group)) {
+        let others: Vec<&str> =
+            found.instances.iter().map(|found| found.node.as_str()).filter(|node| *node != primary).collect();
+        out.push_str(&format!(
+            "{}: {primary}'s data becomes the group's; what {} hold that it lacks is given up, and saved first only where \
+             `quarantine` is on\n",
+            found.name,
+            others.join(", ")
+        ));
+    }
+    out
+}
+
 fn agreed(plan: &ForcePlan) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         let why = "there is nobody to ask: stdin is no terminal";
         return Err(Failure::new(Code::Usage, why, "If this is what you want, say so with --yes."));
     }
-    emit(&format!("Promote {}? Type yes to go on: ", plan.to))?;
+    said_yes(&format!("Promote {}?", plan.to))
+}
+
+fn said_yes(question: &str) -> Result<bool, Failure> {
+    emit(&format!("{question} Type yes to go on: "))?;
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
     read.map_err(|error| Failure::new(Code::IoErr, error, ""))?;

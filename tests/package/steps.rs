@@ -145,12 +145,15 @@ fn redis_restarted(story: &mut Story) {
     });
 }
 
-/// The instance's own package is upgraded beneath the drop-in: a restart as any other, and it starts sealed as before.
+/// The instance has rewritten its own config, as a primary, and its package is upgraded beneath the drop-in: a restart as
+/// any other, and it starts sealed as before.
 fn redis_installed_anew(story: &mut Story) {
     let server = story.trio.release.server;
     story.step("redis's package anew", &Price::planned(secs(1), 1), |trio, primary| {
         let machine = trio.of(primary);
         let before = machine.sh(&format!("systemctl show -p MainPID --value {server}"));
+        let mut client = trio.client((crate::hub::address(primary), 6379).into()).expect("the primary");
+        assert_eq!(client.command(&["CONFIG", "REWRITE"]).expect("an answer").text(), "OK");
         machine.sh(&format!("apt-get -q install -y --reinstall {server}"));
         let unit = machine.sh(&format!("systemctl show -p MainPID -p ExecStart {server}"));
         assert!(!unit.contains(&format!("MainPID={before}\n")), "its package did not restart it: {unit}");

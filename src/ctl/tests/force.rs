@@ -3,6 +3,7 @@
 use super::fixture::{self, Fixture, name};
 use crate::cluster::{Epoch, Incumbent, NodeId, Offset, Replid, RunId, Version};
 use crate::ctl::force::risks;
+use crate::ctl::insist::given_up;
 use crate::view::{Evidence, Moment, Renewal, Report, Serving, Slot};
 use std::time::Duration;
 
@@ -23,6 +24,13 @@ fn report(node: u64, lineage: Option<u64>, offset: u64, keys: u64) -> Report {
         evidence: Evidence::default(),
         stopping: false,
     }
+}
+
+#[test]
+fn a_bootstrap_names_whose_data_goes() {
+    let text = given_up(&fixture::no_primary().report(), None, "n2");
+    assert!(text.contains("n2's data becomes the group's; what n1, n3 hold that it lacks is given up"), "{text}");
+    assert_eq!(given_up(&fixture::no_primary().report(), Some(&"other".into()), "n2"), "");
 }
 
 #[test]
