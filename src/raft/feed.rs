@@ -13,14 +13,17 @@ pub(super) async fn run(inner: Arc<Inner>, raft: Raft) {
     let mut applied = inner.store.applied();
     let mut tick = tokio::time::interval(inner.timings.heartbeat);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut membership = None;
+    let (mut membership, mut reachable) = (None, addresses(&inner));
     let mut handed_over: Option<tokio::time::Instant> = None;
     loop {
-        let now = metrics.borrow_watched().clone();
-        if let Err(fatal) = &now.running_state {
-            inner.formation.send_replace(Formation::Failed { why: fatal.to_string() });
-        }
-        let leadership = read(&inner, &now);
+        // Borrowed, for it changes with every heartbeat's answer.
+        let (leadership, index) = {
+            let now = metrics.borrow_watched();
+            if let Err(fatal) = &now.running_state {
+                inner.formation.send_replace(Formation::Failed { why: fatal.to_string() });
+            }
+            (read(&inner, &now), now.membership_config.log_id().as_ref().map(|id| id.index))
+        };
         let due = handed_over.is_none_or(|at| at.elapsed() >= 2 * inner.timings.lease);
         if leadership.leading && due && inner.is_stalled() {
             handed_over = Some(tokio::time::Instant::now());
@@ -32,14 +35,22 @@ pub(super) async fn run(inner: Arc<Inner>, raft: Raft) {
             *last = leadership;
             changed
         });
-        let seen = (now.membership_config.log_id().as_ref().map(|id| id.index), addresses(&inner));
-        if membership.as_ref() != Some(&seen) {
-            membership = Some(seen);
+        if membership != Some(index) {
+            membership = Some(index);
             inner.follow_members();
         }
         tokio::select! {
             changed = metrics.changed() => if changed.is_err() { return },
-            changed = applied.changed() => if changed.is_err() { return },
+            changed = applied.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let now = addresses(&inner);
+                if now != reachable {
+                    reachable = now;
+                    inner.follow_members();
+                }
+            }
             // A quorum's word ages; only a leader has one.
             _ = tick.tick(), if leads => {}
         }

@@ -26,6 +26,13 @@ pub fn memory(lab: &Path) -> PathBuf {
     Path::new("/dev/shm").join(lab.file_name().unwrap_or_default())
 }
 
+/// Removes the hosts' run directories of a lab that is over.
+pub fn forget(lab: &Path) {
+    for host in 0..=u8::MAX {
+        let _ = std::fs::remove_dir_all(memory(lab).with_extension(format!("n{host}")));
+    }
+}
+
 /// The directory itself may be a mount point.
 fn empty(dir: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
@@ -231,6 +238,7 @@ mod tests {
         assert_eq!(std::fs::metadata(&key).expect("a key").permissions().mode() & 0o777, 0o600);
         files.write_config(host, witness, &[1, 2], &key, options).expect("a config");
         let text = std::fs::read_to_string(files.config()).expect("a config");
+        forget(dir.path());
         text.parse().unwrap_or_else(|e| panic!("{e}\n{text}"))
     }
 

@@ -131,6 +131,7 @@ fn a_killed_harness_leaves_no_process_and_no_namespace() {
         let traces = traces.expect("the child's traces");
         traces.wait_gone();
         std::fs::remove_dir_all(&traces.dir).expect("the killed lab's directory");
+        crate::files::forget(&traces.dir);
     });
 }
 
