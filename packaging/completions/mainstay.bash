@@ -151,7 +151,7 @@ _mainstay() {
             return 0
             ;;
         mainstay__subcmd__bootstrap)
-            opts="-h --primary --group --socket --config --help"
+            opts="-h --primary --group --yes --socket --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -80,6 +80,7 @@ complete -c mainstay -n "__fish_mainstay_using_subcommand bootstrap" -l primary 
 complete -c mainstay -n "__fish_mainstay_using_subcommand bootstrap" -l group -d 'The group; needed where there is more than one' -r
 complete -c mainstay -n "__fish_mainstay_using_subcommand bootstrap" -l socket -d 'The agent\'s control socket; else the one of --config, else /run/mainstay/mainstay.sock' -r -F
 complete -c mainstay -n "__fish_mainstay_using_subcommand bootstrap" -l config -d 'The config file that names the control socket' -r -F
+complete -c mainstay -n "__fish_mainstay_using_subcommand bootstrap" -l yes -d 'Do not ask, at a terminal'
 complete -c mainstay -n "__fish_mainstay_using_subcommand bootstrap" -s h -l help -d 'Print help'
 complete -c mainstay -n "__fish_mainstay_using_subcommand members" -l socket -d 'The agent\'s control socket; else the one of --config, else /run/mainstay/mainstay.sock' -r -F
 complete -c mainstay -n "__fish_mainstay_using_subcommand members" -l config -d 'The config file that names the control socket' -r -F
