@@ -68,7 +68,10 @@ impl<'a> Hands<'a> {
             Whom::Host(no) if !fault.kind.is_of_redis() || self.c.host(no).redis.is_some() => no,
             _ => self.last_primary,
         };
-        if !fault.kind.takes_memory() || self.spare_nobody || self.c.host(wished).redis.is_none() {
+        // Under `quorum` a stop takes the member out of F by a promise that only an operator takes back: while it is on its way
+        // in again, another one's memory is one too many.
+        let leaves = fault.kind == Kind::RestartAgent && self.c.options.durability == "quorum";
+        if !(fault.kind.takes_memory() || leaves) || self.spare_nobody || self.c.host(wished).redis.is_none() {
             return wished;
         }
         *self.victim.get_or_insert(wished)

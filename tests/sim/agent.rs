@@ -70,7 +70,7 @@ pub fn inst(rng: &mut Rng, place: usize, shape: &Shape) -> Inst {
         redis.backlog = 64;
     }
     redis.alive = member && host < shape.first;
-    Inst { member, redis, stamp: None, vip_until: 0, newest_told: 0 }
+    Inst { member, redis, stamp: None, vip_until: 0, newest_told: 0, hung_since: None }
 }
 
 impl World {

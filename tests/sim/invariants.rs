@@ -12,7 +12,7 @@
 
 use crate::agent::host_of;
 use crate::trace::label;
-use crate::world::{LEASE, MS, Ns, World, group_at, host_at, place};
+use crate::world::{HANG_AFTER, LEASE, MS, Ns, World, group_at, host_at, place};
 use mainstay::cluster::{Epoch, Guarantee, NodeId, Phase};
 use mainstay::view::{Item, Stamp};
 
@@ -48,6 +48,7 @@ impl World {
                 self.violate("two-leases", format!("n{} and n{} hold a lease at once", one + 1, other + 1));
             }
             self.check_sealed(group);
+            self.check_hung(group);
             for host in 0..self.hosts.len() {
                 let Some(agent) = &self.hosts[host].agent else { continue };
                 let epoch = agent.view.state.groups.get(&self.names[group]).map(|group| group.epoch);
@@ -70,6 +71,21 @@ impl World {
         if state.guardians.majority_of(|node| self.sealed_on_disk(node, group) >= next) {
             let text = format!("n{} holds a lease, and a majority has sealed {next}", holder + 1);
             self.violate("lease-over-when-sealed", text);
+        }
+    }
+
+    /// S7: nobody hangs for much longer than `hang_after` beside an agent at work.
+    fn check_hung(&mut self, group: usize) {
+        let bound = u64::try_from((HANG_AFTER + LEASE * 2).as_nanos()).unwrap_or(u64::MAX);
+        for at in (0..self.hosts.len()).map(|host| place(host, group)) {
+            let (host, redis) = (&self.hosts[host_at(at)], &self.insts[at].redis);
+            let minded = host.up && host.agent.is_some() && host.mindless_since.is_none() && !self.excused(at);
+            let hangs = redis.alive && self.now < redis.hung_until;
+            let since = (minded && hangs).then(|| self.insts[at].hung_since.unwrap_or(self.now));
+            self.insts[at].hung_since = since;
+            if since.is_some_and(|since| self.now - since > bound) {
+                self.violate("hung-is-killed", format!("{} hangs, and nobody does anything", label(at)));
+            }
         }
     }
 

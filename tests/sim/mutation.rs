@@ -121,6 +121,8 @@ mutations! {
     AnotherProcessServes: ["serving-is-promoted"], Some(Attack::SwiftRestart), 0;
     /// S7 (7): an instance that loads or synchronises is killed as if it hung.
     KillsLoading: ["loading-is-alive"], None, 0;
+    /// S7: an instance that hangs for good is left to hang.
+    HungNeverKilled: ["hung-is-killed"], None, 0;
     /// S8: the VIP has no lifetime.
     VipForEver: ["vip-leash"], None, 2;
     /// S8: the VIP is refreshed without a lease.
@@ -157,6 +159,8 @@ mutations! {
     EmptyChosen: ["never-empty-over-data"], Some(Attack::PowerCut), 9;
     /// Pause: promotions go on.
     PauseIgnored: ["paused-means-paused"], None, 0;
+    /// Pause: it never ends by itself.
+    PauseForEver: ["settles"], None, 0;
     /// Force: guardians seal at once, though the old primary's lease still runs.
     ForceSealsEarly: LEASES, Some(Attack::ForceCut), 0;
     /// Force: the named one is promoted without a majority of seals.

@@ -116,7 +116,9 @@ pub fn run(case: Case, tracing: bool) -> (World, Option<Violation>) {
 
 /// Liveness: within the bound, with an operator's help only where the design asks for one.
 pub fn settle(world: &mut World) {
-    let mut end = world.now + settling();
+    // The longest pause, counted anew by a leader that has just begun.
+    let pause = if world.paused() { 4_500 * MS } else { 0 };
+    let mut end = world.now + settling() + pause;
     let mut helped = 0;
     let mut last = Ok(());
     let mut patient = false;

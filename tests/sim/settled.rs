@@ -86,6 +86,11 @@ impl World {
         Ok(())
     }
 
+    /// Whether promotions are paused, which ends by itself.
+    pub fn paused(&self) -> bool {
+        self.committed().groups.values().any(|group| group.pause.is_some())
+    }
+
     /// Whether an agent is being stopped, which may take its time.
     pub fn stopping(&self) -> bool {
         let hosts = self.hosts.iter().filter(|host| host.joined);

@@ -112,6 +112,8 @@ pub struct Inst {
     pub vip_until: Ns,
     /// The process whose newest write was told.
     pub newest_told: u64,
+    /// Since when it hangs, and its agent has nothing that keeps it from noticing.
+    pub hung_since: Option<Ns>,
 }
 
 impl Host {

@@ -138,6 +138,7 @@ impl World {
             }),
             Mutation::NoFenceAtLapse => actions
                 .retain(|action| !matches!(action, Action::Fence { why: Why::LeaseLapsed | Why::PrimarySilent, .. })),
+            Mutation::HungNeverKilled => self.never_kills(host, &mut actions),
             Mutation::NeverGivesUp => self.never_gives_up(host, &mut actions),
             // The promises are counted before anything else is noticed.
             Mutation::QueuedPromisesCount if self.now < self.hosts[host].excused_until => {
@@ -148,6 +149,17 @@ impl World {
             _ => {}
         }
         actions
+    }
+
+    fn never_kills(&mut self, host: usize, actions: &mut Vec<Action>) {
+        let Some(agent) = self.hosts[host].agent.as_mut() else { return };
+        actions.retain(|action| {
+            let Action::Kill { group } = action else { return true };
+            if let Some(seat) = agent.view.seats.get_mut(group) {
+                seat.instance.task = None;
+            }
+            false
+        });
     }
 
     fn never_gives_up(&mut self, host: usize, actions: &mut Vec<Action>) {
@@ -251,6 +263,7 @@ fn before_group(mutation: Mutation, view: &mut View, name: &GroupName) {
     let local = view.local.groups.entry(name.clone()).or_default();
     let Some(seat) = view.seats.get_mut(name) else { return };
     match mutation {
+        Mutation::PauseForEver => seat.pause_seen = None,
         Mutation::SealsEarly if sealing => seat.promise = None,
         Mutation::SealNotDurable => {
             let sealed = local.guardian_sealed;
