@@ -289,7 +289,8 @@ const FORMER_HOLDER: Duration = Duration::from_secs(3);
 impl VipState {
     pub(super) fn is_here(&mut self, now: Moment) {
         if !self.held {
-            self.since = now;
+            // Whoever answered for it when it was here before may have had every right to.
+            (self.since, self.conflict) = (now, None);
         }
         self.held = true;
         self.trouble = None;

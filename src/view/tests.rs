@@ -472,4 +472,9 @@ fn the_former_holder_of_the_vip_is_no_conflict() {
     assert_eq!(vip(5900, VipSight::Removed), None);
     assert_eq!(vip(9900, VipSight::Held), None);
     assert_eq!(vip(9901, claim()), None, "here anew");
+    assert!(vip(20_000, claim()).is_some(), "whoever has it now");
+    // A fence took it off, which nothing of the kernel's need tell.
+    view.seats.get_mut(&name()).expect("a seat").vip.held = false;
+    at(&mut view, 21_000, What::Vip { group: name(), seen: VipSight::Held });
+    assert_eq!(view.seats[&name()].vip.wrong(ms(21_000)), None, "what was said of its last stay");
 }

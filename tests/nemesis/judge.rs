@@ -45,10 +45,11 @@ pub struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// S8's bound: an agent that is frozen while its host or instance cannot be reached in time may let clients beside
-    /// it write for some seconds; no `WAIT` was answered to them.
+    /// S8's bound: an agent that is frozen, or dead and not started again, while its host or instance cannot be reached in
+    /// time may let clients beside it write for some seconds; no `WAIT` was answered to them.
     fn on_its_own_side(&self, two: &Violation) -> bool {
-        let frozen = self.struck.contains(&Kind::FreezeAgent) && self.struck.len() > 1;
+        let mindless = [Kind::FreezeAgent, Kind::KillAgent, Kind::LoseStore];
+        let frozen = mindless.iter().any(|kind| self.struck.contains(kind)) && self.struck.len() > 1;
         let waited = self
             .history
             .logs
