@@ -412,13 +412,14 @@ impl World {
                 self.cure(Cure::Instance(at));
             }
         }
-        // Every other time the operator lets a pause run out.
+        // Every other time the operator lets a pause run out that does so.
         let forgets = (self.now / MS).is_multiple_of(2);
         for name in self.names.clone() {
-            let Some(group) = self.committed().groups.get(&name).filter(|group| group.pause.is_some() && !forgets)
-            else {
+            let Some(group) = self.committed().groups.get(&name) else { continue };
+            let Some(pause) = &group.pause else { continue };
+            if forgets && pause.length.is_some() {
                 continue;
-            };
+            }
             let expect = group.expect();
             self.order(&Command::Group { group: name, expect, change: GroupCommand::Resume });
         }

@@ -122,7 +122,7 @@ mutations! {
     /// S7 (7): an instance that loads or synchronises is killed as if it hung.
     KillsLoading: ["loading-is-alive"], None, 0;
     /// S7: an instance that hangs for good is left to hang.
-    HungNeverKilled: ["hung-is-killed"], None, 0;
+    HungNeverKilled: ["hung-is-killed"], None, 7;
     /// S8: the VIP has no lifetime.
     VipForEver: ["vip-leash"], None, 2;
     /// S8: the VIP is refreshed without a lease.
@@ -160,7 +160,7 @@ mutations! {
     /// Pause: promotions go on.
     PauseIgnored: ["paused-means-paused"], None, 0;
     /// Pause: it never ends by itself.
-    PauseForEver: ["settles"], None, 0;
+    PauseForEver: ["settles"], None, 10;
     /// Force: guardians seal at once, though the old primary's lease still runs.
     ForceSealsEarly: LEASES, Some(Attack::ForceCut), 0;
     /// Force: the named one is promoted without a majority of seals.
