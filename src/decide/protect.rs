@@ -85,6 +85,10 @@ fn want_as_primary(view: &View, policy: &Policy, name: &GroupName, group: &Group
         }
     }
     if lease.marked >= epoch {
+        // It may be asked for a report (S3), which one that hangs never gives.
+        if to_be_killed(view, policy, seat) {
+            return (Want::Kill, Reason::InstanceSilent);
+        }
         let why = seat.surrendered.map_or(Why::LeaseLapsed, |(_, why)| why);
         let (want, reason) = want_sealed(group, seat);
         let calm = matches!(reason, Reason::Sealed(_)) && matches!(group.phase, Phase::Stable);
@@ -178,6 +182,11 @@ fn hung(view: &View, policy: &Policy, seat: &Seat) -> bool {
     }
 }
 
+/// S7: one that hangs and serves nobody. One that is being stopped is its unit's: it has a time-out of its own.
+fn to_be_killed(view: &View, policy: &Policy, seat: &Seat) -> bool {
+    hung(view, policy, seat) && !seat.instance.unit.seen.is_some_and(UnitSight::meant)
+}
+
 /// Anybody else: never primary; sealed while the group is sealed; following while a primary is heard (S3, S8).
 fn want_as_other(view: &View, policy: &Policy, name: &GroupName, group: &Group, seat: &Seat) -> (Want, Reason) {
     if seat.lease.epoch > Epoch(0) && seat.lease.fenced < seat.lease.epoch {
@@ -187,8 +196,7 @@ fn want_as_other(view: &View, policy: &Policy, name: &GroupName, group: &Group, 
     if group.epoch > Epoch(0) && seat.instance.seen().is_some_and(|info| info.primary) {
         return (Want::Fence(group.epoch, Why::LeaseLapsed), Reason::Sealing);
     }
-    // One that is being stopped is its unit's: it has a time-out of its own.
-    if hung(view, policy, seat) && !seat.instance.unit.seen.is_some_and(UnitSight::meant) {
+    if to_be_killed(view, policy, seat) {
         return (Want::Kill, Reason::InstanceSilent);
     }
     if matches!(seat.instance.condition, Condition::Busy { .. }) && !seat.instance.script_killed {
