@@ -85,8 +85,10 @@ fn want_as_primary(view: &View, policy: &Policy, name: &GroupName, group: &Group
         }
     }
     if lease.marked >= epoch {
-        // It may be asked for a report (S3), which one that hangs never gives.
-        if to_be_killed(view, policy, seat) {
+        // It may be asked for a report (S3), which one that hangs never gives. The fence may just have killed it: whatever
+        // came after that is given its own time.
+        let later = view.now.since(seat.lease.fenced_at) >= policy.hang_after;
+        if later && to_be_killed(view, policy, seat) {
             return (Want::Kill, Reason::InstanceSilent);
         }
         let why = seat.surrendered.map_or(Why::LeaseLapsed, |(_, why)| why);
