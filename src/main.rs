@@ -364,9 +364,11 @@ fn import_sentinel(file: &Path, address: Option<&Host>) -> Result<u8, Failure> {
 
 async fn run_agent(source: agent::Source) -> Result<u8, Failure> {
     let (config, warnings) = config::load_with(&source.path, &source.overrides).map_err(config_failure)?;
-    agent::kept::keep(&source.path);
     let ran = match agent::init_logging() {
-        Ok(()) => agent::run(config, warnings, source).await,
+        Ok(()) => {
+            agent::kept::keep(&source.path);
+            agent::run(config, warnings, source).await
+        }
         Err(error) => Err(error),
     };
     match ran {

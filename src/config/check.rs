@@ -223,15 +223,15 @@ fn places(draft: &Draft, node: &NodeDraft, out: &mut Findings) {
             out.fault(finding.see(&redis.span, "redis"));
         }
     }
-    let Some(key) = draft.cluster.as_ref().and_then(|cluster| cluster.key_file.as_ref()) else {
-        return;
-    };
     if let Some(sentinel) = &draft.sentinel
         && let (Some(username), None) = (&sentinel.username, &sentinel.password_file)
     {
         let finding = Finding::new(BAD, username.span.clone(), "[sentinel] has a `username` but no `password_file`");
         out.fault(finding.help("add password_file = \"/etc/mainstay/sentinel.password\""));
     }
+    let Some(key) = draft.cluster.as_ref().and_then(|cluster| cluster.key_file.as_ref()) else {
+        return;
+    };
     let passwords = draft.groups.iter().filter_map(|group| group.password_file.as_ref());
     let passwords = passwords.chain(draft.sentinel.as_ref().and_then(|sentinel| sentinel.password_file.as_ref()));
     for password in passwords.filter(|password| password.value == key.value) {

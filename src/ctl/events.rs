@@ -20,6 +20,8 @@ use systemd::journal::{Journal, OpenOptions};
 const FOLLOW: Duration = Duration::from_secs(1);
 /// As whom the packaged agent runs.
 const USER: &str = "mainstay";
+/// And in which unit, also where that runs as somebody else.
+const UNIT: &str = "mainstay.service";
 /// Kinds that are many and say little by themselves.
 const SMALL: [&str; 3] = [catalog::POSTURE, catalog::WAITING, catalog::TASK_FAILED];
 
@@ -116,9 +118,10 @@ fn shown(journal: &mut Journal, users: &[u32]) -> systemd::Result<Option<Shown>>
         let data = journal.get_data(name)?;
         Ok(data.and_then(|data| data.value().map(|value| String::from_utf8_lossy(value).into_owned())))
     };
-    // Written by journald itself.
+    // Both are written by journald itself; a unit of the system's is root's to name.
     let user = field("_UID")?.and_then(|user| user.parse().ok());
-    if !user.is_some_and(|user| users.contains(&user)) {
+    let ours = field("_SYSTEMD_UNIT")?.is_some_and(|unit| unit == UNIT);
+    if !ours && !user.is_some_and(|user| users.contains(&user)) {
         return Ok(None);
     }
     let id = field("MESSAGE_ID")?.unwrap_or_default();

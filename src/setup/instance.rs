@@ -21,6 +21,10 @@ const MAX_UNIT: u64 = 64 * 1024;
 /// The drop-in's name: of all a unit's drop-ins the last by name has the last word.
 const DROP_IN: &str = "zz-mainstay.conf";
 
+/// For a unit that would wait for the instance's own word. Any other starts at once, and one that forks must go on forking.
+const STARTED: &str = "# Started once it runs, however long it loads: neither is it killed for that, nor is the agent kept \
+                       waiting.\nType=exec\nNotifyAccess=main\n";
+
 /// What is known of the instance's unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unit {
@@ -28,6 +32,8 @@ pub(super) struct Unit {
     pub(super) name: String,
     /// Its command.
     pub(super) exec: String,
+    /// It counts as started only once it says so, which is when it has loaded.
+    pub(super) notifies: bool,
     /// The group that may read the instance's settings.
     pub(super) group: String,
     /// Its settings, as mainstay wants them; absolute.
@@ -119,9 +125,10 @@ fn understand(name: &str, text: &str) -> Option<Unit> {
     }
     let config = exec.split_whitespace().skip(1).find(|word| word.starts_with('/') && word.ends_with(".conf"))?;
     let settings = Path::new(config).parent()?.join("mainstay.conf");
+    let notifies = value("Type").is_some_and(|kind| kind.starts_with("notify"));
     let user = value("Group").or(value("User")).unwrap_or("root");
     let config = PathBuf::from(config);
-    Some(Unit { name: name.to_owned(), exec: exec.to_owned(), group: user.to_owned(), settings, config })
+    Some(Unit { name: name.to_owned(), exec: exec.to_owned(), notifies, group: user.to_owned(), settings, config })
 }
 
 impl Unit {
@@ -140,6 +147,7 @@ impl Unit {
     /// The drop-in.
     pub(super) fn drop_in(&self) -> String {
         let (name, exec, settings) = (&self.name, &self.exec, self.settings.display());
+        let kind = if self.notifies { STARTED } else { "" };
         format!(
             "# Written by `mainstay init`; `mainstay init --remove` takes it back.\n\
              \n\
@@ -150,10 +158,7 @@ impl Unit {
              Before=mainstay.service\n\
              \n\
              [Service]\n\
-             # Started once it runs, however long it loads: neither is it killed for that, nor is the agent kept waiting.\n\
-             Type=exec\n\
-             NotifyAccess=main\n\
-             # A replica of nowhere, whatever the config says: read-only and detached until the agents have agreed on a\n\
+             {kind}# A replica of nowhere, whatever the config says: read-only and detached until the agents have agreed on a\n\
              # primary. An instance that crashed and comes back empty can wipe nobody.\n\
              ExecStart=\n\
              ExecStart={exec} --include {settings} --replicaof 127.0.0.1 1 --replica-read-only yes\n\
@@ -217,6 +222,9 @@ mod tests {
         let exec = "ExecStart=\nExecStart=/usr/bin/redis-server /etc/redis/redis.conf --supervised systemd --daemonize no \
                     --include /etc/redis/mainstay.conf --replicaof 127.0.0.1 1 --replica-read-only yes\n";
         assert!(text.contains(exec), "{text}");
+        assert!(text.contains("Type=exec\nNotifyAccess=main\n"), "{text}");
+        let forks = understand("redis.service", &DEBIAN.replace("Type=notify", "Type=forking")).expect("understood");
+        assert!(!forks.drop_in().contains("Type="), "{}", forks.drop_in());
         assert!(text.contains("ExecStop=\nExecStop=-+/usr/bin/mainstay release --unit redis-server.service\n"));
     }
 
