@@ -33,13 +33,6 @@ pub enum Done {
     NoGroup(PathBuf, String),
 }
 
-impl Done {
-    /// Something is other than before.
-    pub fn is_change(&self) -> bool {
-        matches!(self, Self::Written(_) | Self::Replaced(_) | Self::Overwritten(..) | Self::Removed(_))
-    }
-}
-
 impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -61,7 +54,7 @@ impl fmt::Display for Done {
 }
 
 /// What lies here is mainstay's own.
-const OWN: &str = "/etc/mainstay";
+pub(super) const OWN: &str = "/etc/mainstay";
 
 /// Checksums by path, as on the host.
 type Manifest = BTreeMap<PathBuf, u32>;

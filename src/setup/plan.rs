@@ -25,8 +25,8 @@ pub struct Plan {
     pub(super) files: Vec<FileToWrite>,
     /// What is left to do that needs a hand or another host.
     pub next: Vec<String>,
-    /// And then for the service manager, command by command, with what it is for.
-    pub(super) systemctl: Vec<(String, &'static str)>,
+    /// The instance's unit.
+    pub(super) unit: Option<String>,
 }
 
 /// One file.
@@ -118,8 +118,7 @@ pub fn plan(args: &InitArgs) -> Result<Plan, SetupError> {
         files.extend(instance_files(args, unit, password));
     }
     let next = next(args, instance.as_ref(), new_key, &secret);
-    let systemctl = if args.root == Path::new("/") { systemctl(instance.as_ref()) } else { Vec::new() };
-    Ok(Plan { files, next, systemctl })
+    Ok(Plan { files, next, unit: instance.map(|unit| unit.name) })
 }
 
 /// Its settings and its drop-in.
@@ -154,8 +153,7 @@ fn of_the_instance(args: &InitArgs) -> Result<Plan, SetupError> {
     let password = group.password_file.as_ref().map(|file| one_line(&below(&args.root, file))).transpose()?;
     let files = instance_files(args, &unit, password.as_deref()).into();
     let next = next(args, Some(&unit), false, &Secret::None);
-    let systemctl = if args.root == Path::new("/") { systemctl(Some(&unit)) } else { Vec::new() };
-    Ok(Plan { files, next, systemctl })
+    Ok(Plan { files, next, unit: Some(unit.name) })
 }
 
 fn answers(args: &InitArgs, asker: Asker, unit: Option<&Unit>, password: bool) -> Result<Answers, SetupError> {
@@ -360,16 +358,6 @@ fn next(args: &InitArgs, unit: Option<&Unit>, new_key: bool, secret: &Secret) ->
         ));
     }
     next
-}
-
-/// What makes the files count.
-fn systemctl(unit: Option<&Unit>) -> Vec<(String, &'static str)> {
-    let mut steps = vec![("daemon-reload".to_owned(), "")];
-    if let Some(unit) = unit {
-        steps.push((format!("restart {}", unit.name), "from now on it starts sealed"));
-    }
-    steps.push(("enable --now mainstay".to_owned(), ""));
-    steps
 }
 
 /// A file's place below the root.

@@ -253,6 +253,29 @@ fn memory(pid: u32, field: &str) -> usize {
     line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
 }
 
+/// A cluster, and what its primary's agent was before a crowd came.
+struct Watched {
+    c: Cluster,
+    primary: HostNo,
+    /// The group's epoch.
+    before: serde_json::Value,
+    pid: u32,
+    /// KiB.
+    rss: usize,
+}
+
+fn watched() -> Watched {
+    let c = Cluster::start(Options::new(2).with_witnesses(1));
+    let primary = c.wait_healthy(secs(40));
+    wait_named(&c, primary, primary);
+    let before = c.status(primary).expect("status")["groups"][0]["epoch"].clone();
+    let pid = c.host(primary).agent().pid().expect("it runs");
+    // The most from now on, not from the start.
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("the peak is forgotten");
+    let rss = memory(pid, "VmRSS");
+    Watched { c, primary, before, pid, rss }
+}
+
 fn busy(mut clients: Vec<Client>, end: Instant) -> io::Result<usize> {
     let mut requests = Vec::new();
     for _ in 0..4 {
@@ -282,14 +305,7 @@ fn a_crowd_of_sentinel_clients_costs_neither_lease_nor_memory() {
         use nix::sys::resource::{Resource, getrlimit, setrlimit};
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
         setrlimit(Resource::RLIMIT_NOFILE, hard.min(8192), hard).expect("more files");
-        let c = Cluster::start(Options::new(2).with_witnesses(1));
-        let primary = c.wait_healthy(secs(40));
-        wait_named(&c, primary, primary);
-        let before = c.status(primary).expect("status")["groups"][0]["epoch"].clone();
-        let pid = c.host(primary).agent().pid().expect("it runs");
-        let rss = memory(pid, "VmRSS");
-        // The most from now on, not from the start.
-        std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("the peak is forgotten");
+        let Watched { c, primary, before, pid, rss } = watched();
         let load = c.load();
         let began = Instant::now();
         let idle: Vec<Client> = (0..1000).map(|_| one_of_many(&c.client, primary)).collect();
@@ -327,13 +343,7 @@ fn a_crowd_of_sentinel_clients_costs_neither_lease_nor_memory() {
 fn sentinel_clients_that_do_not_read_cost_little() {
     in_lab(|| {
         use std::io::Write as _;
-        let c = Cluster::start(Options::new(2).with_witnesses(1));
-        let primary = c.wait_healthy(secs(40));
-        wait_named(&c, primary, primary);
-        let before = c.status(primary).expect("status")["groups"][0]["epoch"].clone();
-        let pid = c.host(primary).agent().pid().expect("it runs");
-        let rss = memory(pid, "VmRSS");
-        std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("the peak is forgotten");
+        let Watched { c, primary, before, pid, rss } = watched();
         let load = c.load();
         let mut greedy = Vec::new();
         encode(&mut greedy, &["PSUBSCRIBE", "*"]);

@@ -171,6 +171,9 @@ fn gone_and_back(story: &mut Story) {
         machine.sh("apt-get -q install -y mainstay");
         let said = machine.sh("mainstay init --instance-only --now");
         assert!(said.contains("zz-mainstay.conf") && !said.contains("/etc/mainstay/"), "{said}");
+        assert!(said.contains("systemctl restart "), "it was started by its package's own command: {said}");
+        let again = machine.sh("mainstay init --instance-only --now");
+        assert!(!again.contains("restart"), "all of it was as it should be: {again}");
         String::new()
     });
 }
