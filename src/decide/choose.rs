@@ -38,7 +38,9 @@ pub fn choose(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Choi
         let late = view.state.guardians.all().into_iter().filter(|id| !sealed(*id));
         return Choice::Wait(Reason::AwaitingSeals(late.map(|id| view.name_of(id)).collect()));
     }
-    let reports = reports(view, name, seat, next);
+    let mut reports = reports(view, name, seat, next);
+    // Its agent was stopped, and its process is gone since: a restart brings back neither it nor that report.
+    reports.retain(|node, report| !report.stopping || !is_down(seat, *node));
     let choice =
         choose_forced(view, group, seat, &reports).unwrap_or_else(|| choose_among(view, group, seat, &reports));
     match &choice {
@@ -49,10 +51,10 @@ pub fn choose(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Choi
     }
 }
 
-/// By an operator's word: that one, once it has reported, whatever it lacks. One that does not report must not keep the
-/// group from choosing by itself for ever.
+/// By an operator's word: that one, once it has reported, whatever it lacks. One that does not report, or was barred from
+/// promotion since, must not keep the group from choosing by itself for ever.
 fn choose_forced(view: &View, group: &Group, seat: &Seat, reports: &BTreeMap<NodeId, &Report>) -> Option<Choice> {
-    let node = group.forced?;
+    let node = group.forced.filter(|node| group.members.get(node).is_some_and(|member| member.priority > 0))?;
     let waiting = view.now.since(seat.forced_at) < FORCE_WAIT;
     match reports.get(&node) {
         Some(report) => Some(Choice::Promote(chosen(node, report, Guarantee::Forced))),
@@ -144,8 +146,14 @@ fn incumbent<'a>(group: &Group, all: &[(NodeId, &'a Report)]) -> Option<&'a Repo
 }
 
 pub(super) fn chosen(node: NodeId, report: &Report, guarantee: Guarantee) -> Chosen {
-    let data = report.lineage.or(report.evidence.history);
+    // Half of anything, whatever its offset says: what others hold below it may be missing (S11).
+    let data = report.lineage.or(report.evidence.history.filter(|_| !report.voided));
     Chosen { node, run_id: report.run_id.clone(), offset: report.offset, data, guarantee }
+}
+
+/// Whether the node's agent says that its instance is down.
+pub(super) fn is_down(seat: &Seat, node: NodeId) -> bool {
+    seat.health.get(&node).is_some_and(|health| health.posture == "down")
 }
 
 /// The durable seal of a guardian as known here; this node's own counts once it is on disk.

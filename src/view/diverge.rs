@@ -158,12 +158,12 @@ fn lacking(group: &Group, local: &LocalGroup, info: &Info, offset: Offset, servi
     if info.replid == serving.replid {
         return Lack::Nothing;
     }
+    let unknown = if info.keys == 0 { Lack::Nothing } else { Lack::Unknown };
     if info.replid == serving.replid2
         && let Some(start) = group.starts.get(&group.epoch)
     {
-        return beyond(start.offset);
+        return if start.data.is_none() && unproved(group) { unknown } else { beyond(start.offset) };
     }
-    let unknown = if info.keys == 0 { Lack::Nothing } else { Lack::Unknown };
     let Some(attached) = &local.attached else { return unknown };
     let home = if info.replid == attached.replid {
         attached.epoch
@@ -200,6 +200,13 @@ fn branch(group: &Group, home: Epoch) -> Option<Offset> {
         *later = start.data.filter(|earlier| *earlier < *later && known(earlier))?;
     }
     least
+}
+
+/// Whether the epoch began with data whose offset need not say what it holds: a full resynchronisation that was cut off
+/// leaves half of anything, and an operator, or a cold start without anything better, may have chosen it.
+fn unproved(group: &Group) -> bool {
+    let change = group.history.iter().find(|change| change.epoch == group.epoch);
+    change.is_none_or(|change| matches!(change.guarantee, Guarantee::Forced | Guarantee::ColdStart(_)))
 }
 
 /// Whether an epoch's offsets count its writes from its start on. An instance that was promoted as its disk left it has no

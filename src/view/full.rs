@@ -49,6 +49,11 @@ impl View {
         ready && self.to_quarantine(name).is_none() && self.needs_full(name, group, serving)
     }
 
+    /// Whether the detached instance here would be synchronised in full, by what the primary said last.
+    pub(super) fn expects_full(&self, name: &GroupName) -> bool {
+        self.offered(name).is_none_or(|(group, serving)| self.needs_full(name, group, serving))
+    }
+
     fn offered(&self, name: &GroupName) -> Option<(&Group, &Serving)> {
         let group = self.group(name)?;
         let (heard, renewal) = self.seats.get(name)?.renewal.as_ref()?;
@@ -78,9 +83,14 @@ impl View {
         let heard = |node: &NodeId| {
             self.peers.get(node).and_then(|peer| peer.heard).is_some_and(|heard| now.since(heard) < lease)
         };
+        let Some(seat) = self.seats.get_mut(name) else { return };
+        if group.primary_node() != Some(me) || seat.instance.posture != Posture::Serving(group.epoch) {
+            // What an earlier reign gave out is over.
+            seat.full = None;
+            return;
+        }
         let Some(seat) = self.seats.get(name) else { return };
-        let serves = group.primary_node() == Some(me) && seat.instance.posture == Posture::Serving(group.epoch);
-        let Some(info) = seat.instance.seen().filter(|_| serves) else { return };
+        let Some(info) = seat.instance.seen() else { return };
         let node_of = |address: &String| group.members.iter().find(|(_, member)| member.announce == *address);
         let busy: Vec<NodeId> = info
             .replicas

@@ -153,8 +153,7 @@ impl View {
         }
         let renamed = self.local.groups.get(name).and_then(|local| local.attached.as_ref());
         let renamed = renamed.is_some_and(|known| known.run_id == wanted.run_id && known.epoch == wanted.epoch);
-        let continues = renamed || info.replid == wanted.replid || kin;
-        if !continues {
+        if !renamed && self.expects_full(name) {
             self.void_lineage(name);
         }
         let local = self.local.groups.entry(name.clone()).or_default();

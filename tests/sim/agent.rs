@@ -70,7 +70,16 @@ pub fn inst(rng: &mut Rng, place: usize, shape: &Shape) -> Inst {
         redis.backlog = 64;
     }
     redis.alive = member && host < shape.first;
-    Inst { member, redis, stamp: None, vip_until: 0, newest_told: 0, hung_since: None }
+    Inst {
+        member,
+        redis,
+        stamp: None,
+        vip_until: 0,
+        newest_told: 0,
+        hung_since: None,
+        told_to_follow: None,
+        in_turn: false,
+    }
 }
 
 impl World {
@@ -459,8 +468,9 @@ impl World {
             self.seal_mutation(at);
             self.check_detached(at);
         }
-        if was == Some(Upstream::Nowhere) && matches!(is, Some(Upstream::Host(_))) && self.runs > self.first_runs {
-            self.covered.rejoins += 1;
+        if was == Some(Upstream::Nowhere) && matches!(is, Some(Upstream::Host(_))) {
+            self.insts[at].told_to_follow = self.expects_full(at);
+            self.covered.rejoins += u64::from(self.runs > self.first_runs);
         }
     }
 }

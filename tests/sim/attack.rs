@@ -53,6 +53,12 @@ pub enum Attack {
     Instances,
     /// A follower leaves and is back before its leaving is complete (S5).
     Leave,
+    /// An operator removes a follower that does not hear of it, and acknowledges on (S5).
+    DeafLeaver,
+    /// A follower leaves that holds more than the other, and the primary's host dies (S5).
+    LeaveAhead,
+    /// Whoever is primary crashes, again and again (flap protection).
+    Flap,
     /// The primary is cut off with a fresh lease, and an operator forces another one.
     ForceCut,
     /// A replica lags, the primary's host dies, and an operator forces the laggard.
@@ -201,7 +207,10 @@ impl World {
                 }
             }
             Attack::Switch => self.order_switch(group),
-            Attack::Leave => self.attack_leave(group, primary, other),
+            Attack::Leave | Attack::DeafLeaver | Attack::LeaveAhead => {
+                self.attack_leave(attack, group, primary, other);
+            }
+            Attack::Flap => self.kill_instance(place(primary, group)),
             Attack::Instances => {
                 let at = place(other, group);
                 self.kill_instance(at);
@@ -332,7 +341,7 @@ impl World {
     /// What an attack does at the moment of a promotion.
     pub fn attack_promotion(&mut self, host: usize, at: usize) {
         match self.plan.and_then(|plan| plan.attack).filter(|_| !self.healed) {
-            Some(Attack::StallSuccessor) if self.awake(host) && self.rng.permille(700) => {
+            Some(Attack::StallSuccessor) if self.awake(host) && !self.delicate() && self.rng.permille(700) => {
                 tr!(self, "ATTACK the successor {} freezes", host + 1);
                 let pause = self.rng.between(1, 60) * MS;
                 self.at(pause, Ev::Cure(Cure::Freeze(host)));

@@ -31,6 +31,8 @@ pub struct Book {
     /// When the last `Seal` and the last `Promote` were committed.
     pub sealed_at: Ns,
     pub promoted_at: Ns,
+    /// Whether the successor held data then.
+    pub began_with_data: bool,
     /// When automatic promotion was paused, and for how long.
     pub paused: Option<(Ns, Ns)>,
     /// A handover that was completed: epoch, old and new place, what the old one held.
@@ -47,6 +49,8 @@ pub struct Book {
     pub order: Option<crate::force::Order>,
     /// What was there at the first start.
     pub found: crate::starts::Found,
+    /// When each node's reign was ended by a fault.
+    pub faults: BTreeMap<NodeId, Vec<Ns>>,
     /// Followers seen online at the primary of an epoch: since which admission, and when that was first seen.
     pub online: BTreeMap<(Epoch, NodeId), (Version, u64, Ns)>,
 }
@@ -66,6 +70,7 @@ impl Book {
             vacant_at: vec![0; n],
             sealed_at: 0,
             promoted_at: 0,
+            began_with_data: false,
             paused: None,
             handover: None,
             reports: BTreeMap::new(),
@@ -75,6 +80,7 @@ impl Book {
             lately: VecDeque::new(),
             order: None,
             found: crate::starts::Found::default(),
+            faults: BTreeMap::new(),
             online: BTreeMap::new(),
         }
     }
@@ -107,6 +113,9 @@ impl World {
             self.violate("epoch-monotonic", format!("promotion from epoch {} to {}", old.epoch, new.epoch));
         }
         let why = new.history.back().map(|change| change.why);
+        if let Some(change) = new.history.back() {
+            self.note_fault(number, change);
+        }
         self.cover(old.primary_node(), *successor, why, *guarantee);
         self.check_chosen(number, before, old, new, *successor);
         self.check_forced(number, old, *successor, *guarantee);
@@ -127,6 +136,7 @@ impl World {
             self.check_cold(number, old, new.epoch, *successor, *guarantee);
         }
         let book = &mut self.books[number];
+        book.began_with_data = !self.insts[at].redis.data.is_empty();
         book.promoted.insert((at, run_id.clone()));
         book.guarantee = *guarantee;
         let redis = &self.insts[at].redis;

@@ -100,7 +100,11 @@ impl World {
             return;
         };
         let agent = self.hosts[leader].agent.as_ref();
-        let known = agent.and_then(|agent| agent.view.group(name)).and_then(|group| group.forced);
+        let group = agent.and_then(|agent| agent.view.group(name));
+        // Who was barred from promotion since is waited for by nobody.
+        let able =
+            |node: &NodeId| group.and_then(|group| group.members.get(node)).is_some_and(|member| member.priority > 0);
+        let known = group.and_then(|group| group.forced).filter(able);
         let bound = u64::try_from(FORCE_WAIT.as_nanos()).unwrap_or(0) / 100 * self.pace;
         let order = self.books[self.group_of(name)].order.as_ref();
         let early = order.filter(|order| known == Some(order.node) && self.now - order.at < bound);

@@ -101,6 +101,10 @@ mutations! {
     DepartedNotCounted: ["wait-kept"], Some(Attack::Shrink), 16;
     /// S5 (19): the second commit of leaving takes out whoever was let in again meanwhile.
     OldLeaveCommits: ["wait-kept"], Some(Attack::Leave), 0;
+    /// S5: the second commit of leaving does not wait for the one that leaves to be sealed.
+    LeftUnsealed: ["wait-kept"], Some(Attack::DeafLeaver), 0;
+    /// S5: nor for the others to hold what it may have acknowledged.
+    LeftUnpassed: ["wait-kept"], Some(Attack::LeaveAhead), 0;
     /// S5 (3): R counts with the new W as soon as members are added.
     NewQuorumAtOnce: ["wait-kept"], Some(Attack::Grow), 18;
     /// S5: the event says `Kept` whatever was proved.
@@ -157,6 +161,10 @@ mutations! {
     ColdStartHurries: ["cold-start-waits"], Some(Attack::PowerCut), 0;
     /// S14: an empty instance is chosen though another holds data.
     EmptyChosen: ["never-empty-over-data"], Some(Attack::PowerCut), 9;
+    /// Full resynchronisations wait for no turn.
+    AllSyncAtOnce: ["syncs-in-turn"], Some(Attack::PowerCut), 0;
+    /// Flap protection: faults are forgotten.
+    FaultsForgotten: ["flap-bound"], Some(Attack::Flap), 0;
     /// Pause: promotions go on.
     PauseIgnored: ["paused-means-paused"], None, 0;
     /// Pause: it never ends by itself.

@@ -88,6 +88,7 @@ impl World {
             upstream.begin_history();
         }
         self.insts[primary].redis.trim();
+        let first = std::mem::take(&mut self.insts[place].told_to_follow);
         self.connections += 1;
         let connection = self.connections;
         let (replid, offset) = (self.insts[place].redis.replid, self.insts[place].redis.offset);
@@ -122,6 +123,7 @@ impl World {
             self.insts[primary].redis.served.0 += 1;
             self.covered.full_syncs += 1;
             self.check_full_sync(place, primary);
+            self.check_turn(place, primary, first);
             tr!(self, "redis {}: full resynchronisation from {}", label(place), label(primary));
         }
     }

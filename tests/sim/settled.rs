@@ -39,10 +39,14 @@ impl World {
         let Some(primary) = group.primary_node().map(host_of) else {
             return Err(format!("no primary: {:?}", self.choice(name)));
         };
+        // Its host is gone, and to the leader every answer comes later than a poll is fresh, for good.
+        if self.gone == Some(primary) && self.raft.leader.is_some_and(|leader| self.net.for_good[leader] > 0) {
+            return Ok(());
+        }
         let at = place(primary, number);
         let redis = &self.insts[at].redis;
         if redis.upstream.is_some() || !self.leased(at) {
-            return Err(format!("{} does not serve: phase {:?}", label(at), group.phase));
+            return Err(format!("{} does not serve: phase {:?}, {:?}", label(at), group.phase, self.choice(name)));
         }
         // Under `quorum` one that is gone may be one too many: the last members wait for an operator.
         let few = !self.lost.is_empty() && group.durability == Durability::Quorum;
@@ -120,7 +124,8 @@ impl World {
             let proof = matches!(choice, Choice::Wait(Reason::AwaitingProof { .. }));
             // By its data the only candidate, and so late that it never gets a lease.
             let node = group.primary_node().map(host_of).unwrap_or_default();
-            let never = group.history.back().is_some_and(|change| change.why == Why::NeverServed);
+            let never = group.history.back().map(|change| change.why);
+            let never = matches!(never, Some(Why::NeverServed | Why::LeaseLapsed));
             let late = self.net.for_good[node] > 0 && never;
             // The hosts of a group that was adopted lost power before its first promotion, and with that their kinship.
             let apart = matches!(choice, Choice::Wait(Reason::TwoDataSets(_)))

@@ -110,6 +110,10 @@ pub struct Inst {
     pub stamp: Option<Stamp>,
     /// Until when the kernel keeps the VIP.
     pub vip_until: Ns,
+    /// It was told to follow, to be synchronised in full, while the primary's agent was that one, and has not attached
+    /// since; and: it has.
+    pub told_to_follow: Option<u64>,
+    pub in_turn: bool,
     /// The process whose newest write was told.
     pub newest_told: u64,
     /// Since when it hangs, and its agent has nothing that keeps it from noticing.

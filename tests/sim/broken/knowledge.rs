@@ -4,9 +4,9 @@ use crate::agent::{host_of, id};
 use crate::mutation::Mutation;
 use crate::redis::{Command, Upstream};
 use crate::world::{World, place};
-use mainstay::cluster::{Durability, Group, GroupName, Lineage, Local, NodeId, Phase, State, Why};
+use mainstay::cluster::{Durability, Group, GroupName, Lineage, Local, NodeId, Offset, Phase, State, Why};
 use mainstay::decide::Action;
-use mainstay::view::{Condition, Item, Moment, Poll, Posture, Stamp, View, What};
+use mainstay::view::{Condition, Item, Moment, Poll, Posture, Slot, Stamp, View, What};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -326,6 +326,19 @@ fn before_member(mutation: Mutation, view: &mut View, name: &GroupName, group: &
             }
         }
         Mutation::NobodyIsMissed => seat.missing.clear(),
+        Mutation::LeftUnsealed => {
+            let leaving = group.followers.iter().filter_map(|(node, follower)| Some((*node, follower.leaving?)));
+            leaving.for_each(|(node, version)| {
+                seat.rested.entry(node).or_insert((version, Moment(0)));
+            });
+        }
+        Mutation::LeftUnpassed => seat.leave_marks.values_mut().for_each(|(_, mark)| *mark = Offset(0)),
+        Mutation::FaultsForgotten => seat.faults.clear(),
+        Mutation::AllSyncAtOnce => {
+            if let Some(serving) = seat.renewal.as_mut().and_then(|(_, renewal)| renewal.serving.as_mut()) {
+                serving.full = Slot::Free;
+            }
+        }
         Mutation::KillsLoading if seat.instance.condition == Condition::Loading => {
             seat.instance.condition = Condition::Silent { still: Some(Moment(0)) };
         }
