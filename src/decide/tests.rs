@@ -189,7 +189,7 @@ fn renewal(serving: bool) -> Item {
         replid2,
         offset: Offset(200),
         followers: BTreeMap::new(),
-        backlog: Offset(0),
+        backlog: Offset(1),
         full: Slot::Free,
     };
     Item::Renew(Renewal {

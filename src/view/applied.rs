@@ -76,6 +76,7 @@ fn apply_group(seat: &mut Seat, me: NodeId, now: Moment, old: Option<&Group>, ne
         seat.missing.clear();
         seat.remote_seal = None;
         seat.leave_marks.clear();
+        seat.full = None;
         seat.membership.mark = None;
         seat.membership.report = None;
         seat.membership.online.clear();

@@ -83,14 +83,9 @@ impl View {
         let heard = |node: &NodeId| {
             self.peers.get(node).and_then(|peer| peer.heard).is_some_and(|heard| now.since(heard) < lease)
         };
-        let Some(seat) = self.seats.get_mut(name) else { return };
-        if group.primary_node() != Some(me) || seat.instance.posture != Posture::Serving(group.epoch) {
-            // What an earlier reign gave out is over.
-            seat.full = None;
-            return;
-        }
         let Some(seat) = self.seats.get(name) else { return };
-        let Some(info) = seat.instance.seen() else { return };
+        let serves = group.primary_node() == Some(me) && seat.instance.posture == Posture::Serving(group.epoch);
+        let Some(info) = seat.instance.seen().filter(|_| serves) else { return };
         let node_of = |address: &String| group.members.iter().find(|(_, member)| member.announce == *address);
         let busy: Vec<NodeId> = info
             .replicas

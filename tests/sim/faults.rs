@@ -413,11 +413,15 @@ impl World {
             }
         }
         // Every other time the operator lets a pause run out that does so.
-        let forgets = (self.now / MS).is_multiple_of(2);
+        self.resume((self.now / MS).is_multiple_of(2));
+    }
+
+    /// The operator ends the pauses: but for those that run out, if told so. Tried again by [`settle`](crate::runs::settle).
+    pub fn resume(&mut self, but_for_timed: bool) {
         for name in self.names.clone() {
             let Some(group) = self.committed().groups.get(&name) else { continue };
             let Some(pause) = &group.pause else { continue };
-            if forgets && pause.length.is_some() {
+            if but_for_timed && pause.length.is_some() {
                 continue;
             }
             let expect = group.expect();

@@ -13,7 +13,7 @@
 use crate::agent::host_of;
 use crate::trace::label;
 use crate::world::{HANG_AFTER, LEASE, MS, Ns, World, group_at, host_at, place};
-use mainstay::cluster::{Epoch, Guarantee, NodeId, Phase};
+use mainstay::cluster::{Durability, Epoch, Guarantee, NodeId, Phase};
 use mainstay::view::{Item, Stamp};
 
 /// How long an instance whose agent is frozen and that is cut off may go on serving plain clients (S8).
@@ -138,9 +138,19 @@ impl World {
             let replicas = &self.insts[*at].redis.replicas;
             self.excused(*at) && replicas.keys().any(|replica| self.excused(*replica))
         });
-        if self.now - since > LEASH && !helped {
+        let alone = accepting.iter().any(|at| self.excused(*at) && self.never_in_step(*at));
+        if self.now - since > LEASH && !helped && !alone {
             self.violate("two-servers", format!("{accepting:?} (from 0) accept writes together beyond the leash"));
         }
+    }
+
+    /// Whether no follower has been online at this primary in its epoch: there is nothing yet that `min-replicas` could hold it
+    /// by (S5).
+    fn never_in_step(&self, at: usize) -> bool {
+        let agent = self.hosts[host_at(at)].agent.as_ref();
+        let Some(group) = agent.and_then(|agent| agent.view.group(&self.name_at(at))) else { return false };
+        let seen = self.books[group_at(at)].online.keys().any(|(served, _)| *served == group.epoch);
+        self.insts[at].redis.min_replicas == 0 && group.durability == Durability::Available && !seen
     }
 
     /// S8: the VIP is on one host that accepts writes at most, and gone soon after its agent is.

@@ -128,6 +128,7 @@ pub fn settle(world: &mut World) {
     let limit = world.now + 180_000 * MS;
     while world.now < end.min(limit) && world.violation.is_none() {
         world.run_until(world.now + 100 * MS);
+        world.resume(true);
         last = world.check_settled();
         if last.is_ok() && world.untold().is_none() {
             return;

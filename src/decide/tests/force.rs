@@ -51,6 +51,14 @@ fn a_forced_node_that_does_not_report_is_given_up() {
 }
 
 #[test]
+fn a_forced_node_that_is_barred_before_it_has_reported_is_given_up() {
+    let mut state = forced(3, &[]);
+    apply(&mut state, GroupCommand::SetPriority { node: NodeId(3), priority: 0 });
+    let all: [Said; 3] = [(1, Some(1), 50), (2, Some(1), 50), (3, Some(1), 50)];
+    assert_eq!(chosen(choice(&state, &all, 0, |_| {})), Some((1, Guarantee::Kept)));
+}
+
+#[test]
 fn a_paused_group_is_promoted_by_force_only() {
     let pause = GroupCommand::Pause(crate::cluster::Pause { length: None, reason: String::new() });
     let proposes = |state: &State| {

@@ -21,6 +21,20 @@ fn health(node: u64, posture: &str) -> (NodeId, Health) {
     (NodeId(node), said)
 }
 
+/// Else the group waited for ever for the restart of an agent that was stopped and whose instance died then.
+#[test]
+fn s4_a_stopped_agents_report_ends_with_its_process() {
+    let state = changed(3, &[seal(Why::Shutdown)]);
+    for (posture, found) in [("sealed", None), ("down", Some((2, Guarantee::BestReached)))] {
+        let adjust = |agent: &mut Agent| {
+            agent.seat().reports.get_mut(&NodeId(1)).unwrap().stopping = true;
+            agent.seat().health.extend([health(1, posture)]);
+        };
+        let all = [(1, Some(1), 90), (2, Some(0), 50)];
+        assert_eq!(chosen(choice(&state, &all, 5000, adjust)), found, "{posture}");
+    }
+}
+
 #[test]
 fn s14_a_living_agent_with_a_dead_instance_is_not_waited_for() {
     let state = changed(3, &[seal(Why::PrimarySilent)]);

@@ -88,6 +88,34 @@ fn s11_lacking_bytes_are_counted_from_where_the_histories_part() {
     }
 }
 
+/// Where an operator took what a full resynchronisation had half replaced, its offset says nothing of what it holds.
+#[test]
+fn s11_what_a_half_replaced_primary_lacks_is_unknown() {
+    let forced = |data: Option<u64>, guarantee| {
+        let mut state = state(3);
+        apply(&mut state, GroupCommand::Seal { why: Why::Operator });
+        let GroupCommand::Promote { successor, run_id, start, at_unix_ms, .. } = promotion(2, 200) else {
+            unreachable!()
+        };
+        let data = data.map(Epoch);
+        apply(&mut state, GroupCommand::Promote { successor, run_id, start, data, guarantee, at_unix_ms });
+        state
+    };
+    let primary = || LocalGroup { attached: attached(1, "id1", "id1"), ..LocalGroup::default() };
+    let cold = Guarantee::ColdStart(Ground::Offset);
+    for (data, guarantee, keys, bytes) in [
+        (Some(1), Guarantee::Forced, 5, None),
+        (None, Guarantee::Forced, 5, Some(None)),
+        (None, cold, 5, Some(None)),
+        (None, Guarantee::Forced, 0, None),
+        (Some(1), cold, 5, None),
+    ] {
+        let below = Info { keys, ..info(1, Some(NOWHERE), "id1", 150) };
+        let view = back(&forced(data, guarantee), primary(), false, below);
+        assert_eq!(found(&view), bytes, "{data:?} {guarantee:?} {keys}");
+    }
+}
+
 /// Node 1 led epoch 2 from 100 on; node 3 leads epoch 3 with data of epoch 1 up to 110.
 #[test]
 fn s11_a_successor_from_before_an_epoch_lacks_all_of_it() {

@@ -117,6 +117,20 @@ fn the_primary_lets_one_after_the_other() {
 }
 
 #[test]
+fn a_turn_ends_with_the_reign_that_gave_it() {
+    let mut view = view(1, &state(3), long_lease(), None);
+    served(&mut view, 1010, &[], &[]);
+    asks(&mut view, 1020, 2, true);
+    assert!(view.seats[&name()].full.is_some());
+    let mut later = sealing(3);
+    applied(&mut view, 1100, &later);
+    assert!(view.seats[&name()].full.is_some(), "it may serve on, as after a switchover that was called off");
+    apply(&mut later, promotion(1, 900));
+    applied(&mut view, 1200, &later);
+    assert_eq!(view.seats[&name()].full, None);
+}
+
+#[test]
 fn a_backlog_too_short_for_the_rate_is_said_once_and_taken_back_late() {
     let mut view = view(1, &state(3), long_lease(), None);
     served(&mut view, 1000, &[], &[]);

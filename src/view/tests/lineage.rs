@@ -200,17 +200,27 @@ fn s4_left_alone_it_may_have_followed_into_a_later_epoch() {
 
 #[test]
 fn s4_a_full_resynchronisation_that_must_come_voids_before_it_begins() {
-    // Replication id and offset of the instance; whether +CONTINUE can be expected (start offset of epoch 1 is 100).
-    for (replid, offset, kept) in [("id1", 150, true), ("id0", 100, true), ("id0", 101, false), ("idx", 50, false)] {
+    // Replication id and offset of the instance, where the backlog begins; whether +CONTINUE can be expected (start offset of
+    // epoch 1 is 100).
+    let cases = [
+        ("id1", 150, 1, true),
+        ("id0", 100, 101, true),
+        ("id0", 101, 1, false),
+        ("idx", 50, 1, false),
+        ("id1", 150, 152, false),
+        ("id1", 150, 0, false),
+    ];
+    for (replid, offset, backlog, kept) in cases {
         let lineage_before = Some(Lineage { run_id: "run2".into(), epoch: Epoch(0) });
         let group = LocalGroup { lineage: lineage_before, ..LocalGroup::default() };
         let local = Local { longest_lease: LEASE, groups: [(name(), group)].into() };
         let mut view = view(2, &state(3), local, None);
         looked(&mut view, 1050, info(2, Some(NOWHERE), replid, offset));
-        heard(&mut view, 1100, 1, Item::Renew(Renewal { serving: serving(400), ..renewal(1, 1) }));
+        let offer = Serving { backlog: Offset(backlog), ..serving(400).unwrap() };
+        heard(&mut view, 1100, 1, Item::Renew(Renewal { serving: Some(offer), ..renewal(1, 1) }));
         let attached = view.local.groups[&name()].attached.clone();
-        assert_eq!(attached.map(|attached| attached.epoch), Some(Epoch(1)), "{replid} {offset}");
-        assert_eq!(lineage(&view).is_some(), kept, "{replid} {offset}");
+        assert_eq!(attached.map(|attached| attached.epoch), Some(Epoch(1)), "{replid} {offset} {backlog}");
+        assert_eq!(lineage(&view).is_some(), kept, "{replid} {offset} {backlog}");
     }
 }
 
