@@ -39,10 +39,14 @@ impl Case {
     }
 }
 
-/// How long a healed cluster may take: the bound of the design, and the time instances take to start and synchronise.
+/// How long a healed cluster may take until every group has its primary and its VIP: the bound of the design.
+fn serving() -> Ns {
+    u64::try_from((LEASE * 5 + HANG_AFTER).as_nanos()).unwrap_or(0)
+}
+
+/// And until all members follow: the time instances take to start and synchronise besides.
 fn settling() -> Ns {
-    let bound = LEASE * 5 + HANG_AFTER;
-    u64::try_from(bound.as_nanos()).unwrap_or(0) + 3000 * MS
+    serving() + 3000 * MS
 }
 
 /// Sizes: three nodes, two with a witness, five; joining and leaving; two groups on the same and on different hosts.
@@ -121,6 +125,7 @@ pub fn settle(world: &mut World) {
     // The longest pause, counted anew by a leader that has just begun.
     let pause = if world.paused() { 4_500 * MS } else { 0 };
     let mut end = world.now + settling() + pause;
+    let mut served_by = Some(world.now + serving() + pause);
     let mut helped = 0;
     let mut last = Ok(());
     let mut patient = false;
@@ -132,6 +137,16 @@ pub fn settle(world: &mut World) {
         last = world.check_settled();
         if last.is_ok() && world.untold().is_none() {
             return;
+        }
+        served_by = served_by.filter(|_| world.check_served().is_err());
+        if let Some(bound) = served_by {
+            let waits = world.stopping() || world.founding_on() || world.forcing() || world.undecided();
+            if waits || !world.lost.is_empty() || world.needs_operator().is_some() {
+                served_by = Some(world.now + serving());
+            } else if world.now > bound {
+                let why = world.check_served().err().unwrap_or_default();
+                world.violate("settles", format!("not served in time: {why}"));
+            }
         }
         if world.stopping() || world.founding_on() || world.forcing() || world.undecided() {
             end = world.now + settling();

@@ -1,4 +1,5 @@
-//! Liveness: after healing one primary serves with its VIP, and every member follows it with lineage.
+//! Liveness, `settles`: after healing one primary serves with its VIP, within five leases and `hang_after`; and every member
+//! follows it with lineage, as soon as it has started and was synchronised.
 
 use crate::agent::{host_of, id};
 use crate::redis::Link;
@@ -14,12 +15,10 @@ impl World {
         if self.founding_on() || self.undecided() {
             return Err("an operator has not finished".to_owned());
         }
-        let guardians = &self.committed().guardians;
-        // No majority without one whose answers take longer than a lease for good: nobody can serve.
-        let able = |host: usize| self.net.for_good[host] == 0 && self.gone != Some(host);
-        if !guardians.majority_of(|node| able(host_of(node))) {
+        if self.nobody_can() {
             return Ok(());
         }
+        let guardians = &self.committed().guardians;
         (0..self.names.len()).try_for_each(|group| self.group_settled(group))?;
         let voters = self.raft.voters.iter().copied().map(id).collect();
         // A change ends when both majorities promise in time: not while one of them is late for good.
@@ -33,7 +32,18 @@ impl World {
         Ok(())
     }
 
-    fn group_settled(&self, number: usize) -> Result<(), String> {
+    /// Every group has its primary, with the VIP; some members may still synchronise.
+    pub fn check_served(&self) -> Result<(), String> {
+        if self.nobody_can() { Ok(()) } else { (0..self.names.len()).try_for_each(|group| self.group_served(group)) }
+    }
+
+    /// No majority without one whose answers take longer than a lease for good: nobody can serve.
+    fn nobody_can(&self) -> bool {
+        let able = |host: usize| self.net.for_good[host] == 0 && self.gone != Some(host);
+        !self.committed().guardians.majority_of(|node| able(host_of(node)))
+    }
+
+    fn group_served(&self, number: usize) -> Result<(), String> {
         let name = &self.names[number];
         let Some(group) = self.committed().groups.get(name) else { return Err("no group".to_owned()) };
         let Some(primary) = group.primary_node().map(host_of) else {
@@ -48,11 +58,6 @@ impl World {
         if redis.upstream.is_some() || !self.leased(at) {
             return Err(format!("{} does not serve: phase {:?}, {:?}", label(at), group.phase, self.choice(name)));
         }
-        // Under `quorum` one that is gone may be one too many: the last members wait for an operator.
-        let few = !self.lost.is_empty() && group.durability == Durability::Quorum;
-        if !redis.accepts(self.now) && !few {
-            return Err(format!("{} refuses writes, min-replicas {}", label(at), redis.min_replicas));
-        }
         if self.insts[at].vip_until <= self.now {
             return Err(format!("{} serves without its VIP", label(at)));
         }
@@ -60,6 +65,20 @@ impl World {
             if self.insts[place(host, number)].vip_until > self.now {
                 return Err(format!("n{} still has the VIP", host + 1));
             }
+        }
+        Ok(())
+    }
+
+    fn group_settled(&self, number: usize) -> Result<(), String> {
+        self.group_served(number)?;
+        let Some(group) = self.committed().groups.get(&self.names[number]) else { return Ok(()) };
+        let Some(primary) = group.primary_node().map(host_of) else { return Ok(()) };
+        let name = &self.names[number];
+        // Under `quorum` one that is gone may be one too many: the last members wait for an operator.
+        let few = !self.lost.is_empty() && group.durability == Durability::Quorum;
+        let redis = &self.insts[place(primary, number)].redis;
+        if !redis.accepts(self.now) && !few {
+            return Err(format!("n{} refuses writes, min-replicas {}", primary + 1, redis.min_replicas));
         }
         for (node, _) in group.members.iter().filter(|(node, _)| **node != id(primary)) {
             let at = place(host_of(*node), number);
