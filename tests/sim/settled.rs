@@ -49,8 +49,7 @@ impl World {
         let Some(primary) = group.primary_node().map(host_of) else {
             return Err(format!("no primary: {:?}", self.choice(name)));
         };
-        // Its host is gone, and to the leader every answer comes later than a poll is fresh, for good.
-        if self.gone == Some(primary) && self.raft.leader.is_some_and(|leader| self.net.for_good[leader] > 0) {
+        if self.unnoticed(primary) {
             return Ok(());
         }
         let at = place(primary, number);
@@ -69,10 +68,17 @@ impl World {
         Ok(())
     }
 
+    /// Its host is gone, and to the leader every answer comes later than a poll is fresh, for good.
+    fn unnoticed(&self, primary: usize) -> bool {
+        self.gone == Some(primary) && self.raft.leader.is_some_and(|leader| self.net.for_good[leader] > 0)
+    }
+
     fn group_settled(&self, number: usize) -> Result<(), String> {
         self.group_served(number)?;
         let Some(group) = self.committed().groups.get(&self.names[number]) else { return Ok(()) };
-        let Some(primary) = group.primary_node().map(host_of) else { return Ok(()) };
+        let Some(primary) = group.primary_node().map(host_of).filter(|host| !self.unnoticed(*host)) else {
+            return Ok(());
+        };
         let name = &self.names[number];
         // Under `quorum` one that is gone may be one too many: the last members wait for an operator.
         let few = !self.lost.is_empty() && group.durability == Durability::Quorum;
