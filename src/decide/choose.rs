@@ -33,7 +33,7 @@ pub struct Chosen {
 /// Chooses among the sealed reports this leader has.
 pub fn choose(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Choice {
     let Phase::Sealing { next, .. } = group.phase else { return Choice::Wait(Reason::Serving) };
-    let sealed = |id: NodeId| seal_of(view, name, seat, id) >= next;
+    let sealed = |id: NodeId| view.seal_of(name, seat, id) >= next;
     if !view.state.guardians.majority_of(sealed) {
         let late = view.state.guardians.all().into_iter().filter(|id| !sealed(*id));
         return Choice::Wait(Reason::AwaitingSeals(late.map(|id| view.name_of(id)).collect()));
@@ -154,14 +154,6 @@ pub(super) fn chosen(node: NodeId, report: &Report, guarantee: Guarantee) -> Cho
 /// Whether the node's agent says that its instance is down.
 pub(super) fn is_down(seat: &Seat, node: NodeId) -> bool {
     seat.health.get(&node).is_some_and(|health| health.posture == "down")
-}
-
-/// The durable seal of a guardian as known here; this node's own counts once it is on disk.
-fn seal_of(view: &View, name: &GroupName, seat: &Seat, id: NodeId) -> Epoch {
-    if id == view.me {
-        return view.saved.groups.get(name).map(|local| local.guardian_sealed).unwrap_or_default();
-    }
-    seat.seals.get(&id).copied().unwrap_or_default()
 }
 
 /// The reports for this seal, this node's own among them once it is on disk.

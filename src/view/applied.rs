@@ -96,6 +96,7 @@ fn apply_group(seat: &mut Seat, me: NodeId, now: Moment, old: Option<&Group>, ne
     let sealing = |group: &Group| matches!(group.phase, Phase::Sealing { .. });
     if sealing(new) && !old.is_some_and(|old| sealing(old) && old.epoch == new.epoch) {
         seat.sealing_at = now;
+        seat.sealed_at = None;
         seat.membership.report = None;
         seat.instance.retry_at = now;
     }

@@ -232,6 +232,7 @@ fn restarted_seat(me: NodeId, started: Moment, lease: Duration, group: &Group, s
     let mut seat = Seat {
         promoted_at: started,
         sealing_at: started,
+        sealed_at: None,
         switching_at: started,
         forced_at: started,
         ..Seat::default()

@@ -20,6 +20,8 @@ pub struct Seat {
     pub promoted_at: Moment,
     /// When this node applied the last `Seal`.
     pub sealing_at: Moment,
+    /// Since when a majority of guardians is known to have sealed for the coming epoch: no lease of an earlier one runs.
+    pub sealed_at: Option<Moment>,
     /// When this node applied the last `Force`.
     pub forced_at: Moment,
     /// When this node applied the last `Switch`.
@@ -260,8 +262,8 @@ pub struct RemoteSeal {
     pub since: Moment,
     /// Whose.
     pub nodes: BTreeSet<NodeId>,
-    /// All of them answered, or were given up.
-    pub ended: bool,
+    /// When all of them had answered, or were given up.
+    pub ended: Option<Moment>,
 }
 
 /// The VIP here.

@@ -40,6 +40,7 @@ impl View {
         let state = Arc::clone(&self.state);
         for (name, group) in &state.groups {
             self.settle_guardian(name, group);
+            self.settle_seals(name, group);
             self.settle_incumbent(name, group);
             self.settle_divergence(name, group);
             self.settle_rest(name);
@@ -75,6 +76,25 @@ impl View {
             let home = group.starts.get(&group.epoch).and_then(|start| start.data).or(first);
             local.attached = Some(Attached { run_id, epoch: group.epoch, replid, from, home });
         }
+    }
+
+    /// S3: notes when a majority of guardians has sealed.
+    fn settle_seals(&mut self, name: &GroupName, group: &Group) {
+        let Phase::Sealing { next, .. } = group.phase else { return };
+        let Some(seat) = self.seats.get(name) else { return };
+        let sealed = self.state.guardians.majority_of(|id| self.seal_of(name, seat, id) >= next);
+        let now = self.now;
+        if let Some(seat) = self.seats.get_mut(name) {
+            seat.sealed_at = seat.sealed_at.or(Some(now)).filter(|_| sealed);
+        }
+    }
+
+    /// The durable seal of a guardian as known here; this node's own counts once it is on disk.
+    pub fn seal_of(&self, name: &GroupName, seat: &Seat, id: NodeId) -> Epoch {
+        if id == self.me {
+            return self.saved.groups.get(name).map(|local| local.guardian_sealed).unwrap_or_default();
+        }
+        seat.seals.get(&id).copied().unwrap_or_default()
     }
 
     /// S2: seals only after every promise ran out or was surrendered; restarted, only after its longest lease.

@@ -434,6 +434,7 @@ impl World {
         let group = self.name_at(*first);
         let (reached, silent): (Vec<usize>, Vec<usize>) =
             to.iter().partition(|to| self.net.both(from, host_at(**to)) && self.insts[**to].redis.answers(self.now));
+        self.note_unreached(to, &silent);
         for to in reached {
             self.command(to, 0, crate::redis::Command::Nowhere { close: true });
         }

@@ -57,6 +57,8 @@ pub enum Attack {
     DeafLeaver,
     /// A follower leaves that holds more than the other, and the primary's host dies (S5).
     LeaveAhead,
+    /// The primary's agent freezes, and nothing else does (S8).
+    FreezeAlone,
     /// Whoever is primary crashes, again and again (flap protection).
     Flap,
     /// The primary is cut off with a fresh lease, and an operator forces another one.
@@ -209,6 +211,12 @@ impl World {
             Attack::Switch => self.order_switch(group),
             Attack::Leave | Attack::DeafLeaver | Attack::LeaveAhead => {
                 self.attack_leave(attack, group, primary, other);
+            }
+            Attack::FreezeAlone if self.awake(primary) && !self.delicate() => {
+                tr!(self, "ATTACK agent {} freezes", primary + 1);
+                self.freeze(primary);
+                let thaw = self.rng.between(2_500, 5_000) * MS;
+                self.at(thaw, Ev::Cure(Cure::Thaw(primary)));
             }
             Attack::Flap => self.kill_instance(place(primary, group)),
             Attack::Instances => {

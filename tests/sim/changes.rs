@@ -3,9 +3,9 @@
 //! - `wait-kept`: a `Kept` promotion holds every write that `WAIT W-1` acknowledged (S5).
 //! - `compare-and-set`, `promote-after-seals`, `seal-needs-vacancy`, `a-lease-to-start`, `report-true`: S3.
 //! - `never-priority-zero`, `successor-in-f`, `quorum-needs-proof`: S4, S5. `paused-means-paused`.
-//! - `switchover-keeps`, `switchover-goes-through`: S10. `cold-start-waits`, `never-empty-over-data`: S14.
+//! - `switchover-keeps`, `switchover-goes-through`: S10. `quorum-leaves-by-proof`: S5. Of cold starts: `cold.rs`.
 
-use crate::agent::host_of;
+use crate::agent::{host_of, id};
 use crate::trace::label;
 use crate::world::{LEASE, MS, Ns, World, group_at, host_at, place};
 use mainstay::cluster::{
@@ -49,6 +49,8 @@ pub struct Book {
     pub order: Option<crate::force::Order>,
     /// What was there at the first start.
     pub found: crate::starts::Found,
+    /// Which primaries the last remote seal did not reach.
+    pub unreached: BTreeSet<usize>,
     /// When each node's reign was ended by a fault.
     pub faults: BTreeMap<NodeId, Vec<Ns>>,
     /// Followers seen online at the primary of an epoch: since which admission, and when that was first seen.
@@ -80,6 +82,7 @@ impl Book {
             lately: VecDeque::new(),
             order: None,
             found: crate::starts::Found::default(),
+            unreached: BTreeSet::new(),
             faults: BTreeMap::new(),
             online: BTreeMap::new(),
         }
@@ -106,6 +109,7 @@ impl World {
                 self.books[number].paused = Some((self.now, length));
             }
             GroupCommand::Resume => self.books[number].paused = None,
+            GroupCommand::Drop { node, .. } => self.check_dropped(old, *node),
             _ => {}
         }
         let GroupCommand::Promote { successor, run_id, start, guarantee, .. } = change else { return };
@@ -155,6 +159,15 @@ impl World {
                 lost[0]
             );
             self.violate("wait-kept", text);
+        }
+    }
+
+    /// S5, `quorum-leaves-by-proof`: under `quorum` a follower leaves without the two commits by an operator's word only.
+    fn check_dropped(&mut self, old: &Group, node: NodeId) {
+        let removed =
+            self.raft.leaving.is_some_and(|(leaving, _)| id(leaving) == node) || !self.hosts[host_of(node)].joined;
+        if old.durability == Durability::Quorum && !removed {
+            self.violate("quorum-leaves-by-proof", format!("node {node} left F without proof"));
         }
     }
 
@@ -220,7 +233,7 @@ impl World {
         let counted = if both { before.guardians.clone() } else { before.guardians.before_change() };
         let sealed = counted.majority_of(|node| self.sealed_on_disk(node, number) >= new.epoch);
         let book = &mut self.books[number];
-        let (sealed_at, paused) = (book.sealed_at, book.paused);
+        let paused = book.paused;
         book.promoted_at = self.now;
         if never {
             self.violate("never-priority-zero", format!("node {successor} of priority 0 was promoted"));
@@ -242,26 +255,8 @@ impl World {
         if guarantee == Guarantee::BestReached && old.durability == Durability::Quorum {
             self.violate("quorum-needs-proof", format!("node {successor} was promoted without the proof"));
         }
-        if !cold {
-            return;
-        }
-        // Who joined since holds nothing of the group's.
-        let mut members = old.members.iter().filter(|(_, member)| member.adopted).map(|(node, _)| host_of(*node));
-        let somebody = members.clone().map(|host| place(host, number)).any(|at| {
-            let redis = &self.insts[at].redis;
-            redis.alive && !redis.data.is_empty()
-        });
-        let redis = &self.insts[place(host, number)].redis;
-        let same = new.primary.as_ref().is_some_and(|primary| primary.run_id == redis.run_id());
-        if somebody && same && redis.data.is_empty() {
-            self.violate("never-empty-over-data", format!("node {successor} is empty, and another holds data"));
-        }
-        let reported = |host: usize| {
-            let saved = self.hosts[host].disk.groups.get(&self.names[number]);
-            saved.is_some_and(|saved| saved.member_sealed >= new.epoch)
-        };
-        if !members.all(reported) && self.now - sealed_at < 300 * self.pace * MS {
-            self.violate("cold-start-waits", "a member had not reported, and could still have".to_owned());
+        if cold {
+            self.check_cold_chosen(number, old, new, successor);
         }
     }
 
@@ -277,9 +272,10 @@ impl World {
         let Some((_, from, to, data)) = self.books[number].handover.take().filter(|known| known.0 == epoch) else {
             return;
         };
-        // It served again in the same epoch: that handover led nowhere.
-        if self.insts[from].redis.data.len() > data.len() {
-            return;
+        // One that served again has taken its handover back: `check_promotion`.
+        let more = self.insts[from].redis.data.len().saturating_sub(data.len());
+        if more > 0 {
+            self.violate("switchover-keeps", format!("{} took {more} writes after it was frozen", label(from)));
         }
         let held: HashSet<u64> = self.insts[at].redis.data.iter().copied().collect();
         let lost = data.iter().filter(|write| !held.contains(write)).count();
@@ -297,12 +293,13 @@ impl World {
         if !reported || self.unkind.late || self.now - self.books[number].sealed_at > lease * self.pace / 100 {
             return;
         }
+        let less = report.map(|report| report.offset.0 < self.insts[at].redis.offset);
         if lost > 0 {
             self.violate("switchover-keeps", format!("{} took over without {lost} writes", label(at)));
         }
         let target: HashSet<u64> = self.insts[to].redis.data.iter().copied().collect();
-        if at == from && data.iter().all(|write| target.contains(write)) {
-            self.violate("switchover-goes-through", format!("{} had all, and {} serves again", label(to), label(at)));
+        if at != to && (at == from || less == Some(false)) && data.iter().all(|write| target.contains(write)) {
+            self.violate("switchover-goes-through", format!("{} had all, and {} serves", label(to), label(at)));
         }
     }
 

@@ -62,7 +62,7 @@ const TUNED: Ns = 1_200 * MS;
 
 impl World {
     /// S5, `min-replicas-held`: a write was taken without a follower in step. Not while one that came online in this epoch is in
-    /// F: the commit that takes it out comes first.
+    /// F: the commit that takes it out comes first. Under `quorum` not without W-1 of them.
     fn check_alone(&mut self, at: usize) {
         let group = group_at(at);
         let Some(found) = self.committed().groups.get(&self.names[group]).cloned() else { return };
@@ -71,7 +71,7 @@ impl World {
             .primary
             .as_ref()
             .is_some_and(|primary| place(host_of(primary.node), group) == at && primary.run_id == redis.run_id());
-        if !current || found.durability != Durability::Available {
+        if !current {
             return;
         }
         let (alone, now) = (redis.min_replicas == 0, self.now);
@@ -88,6 +88,15 @@ impl World {
         let busy = seat.instance.task.is_some() || recent || matches!(known.phase, Phase::Switching { .. });
         let hung = now.saturating_sub(self.insts[at].redis.hung_until) <= TUNED;
         let slow = host.slow_redis || self.excused(at) || busy || hung;
+        if found.durability == Durability::Quorum {
+            let (least, now) = (known.quorum.saturating_sub(1), agent.view.now);
+            let told = now.since(seat.applied_at) > std::time::Duration::from_nanos(TUNED);
+            if told && !slow && redis.min_replicas < least {
+                let text = format!("{} takes writes with {} replicas, W-1 is {least}", label(at), redis.min_replicas);
+                self.violate("min-replicas-held", text);
+            }
+            return;
+        }
         // Whom it has not been told of, being cut off or its disk full, it cannot count; nor whom only an agent before it saw.
         let known: Vec<(NodeId, Version)> = known.followers.iter().map(|(node, f)| (*node, f.since)).collect();
         let life = agent.life;

@@ -2,7 +2,8 @@
 //!
 //! - `cold-start-keeps`: where the ground of the choice proves it (an RDB's offset, or the last primary's AOF that is
 //!   written with every command), no member that reported holds an acknowledged write that the chosen one lacks.
-//! - `never-empty-over-data`, `cold-start-waits`: `changes.rs`.
+//! - `never-empty-over-data`: no empty one while another holds data. `cold-start-waits`: a member that has not reported is waited
+//!   for, under `quorum` for ever. `nothing-waits-for-all`: and by one that is empty, or half replaced, always.
 
 use crate::agent::host_of;
 use crate::attack::Attack;
@@ -10,7 +11,7 @@ use crate::events::{Cure, Ev};
 use crate::rng::Rng;
 use crate::trace::label;
 use crate::world::{MS, World, place};
-use mainstay::cluster::{Epoch, Ground, Group, Guarantee, NodeId, RunId};
+use mainstay::cluster::{Durability, Epoch, Ground, Group, Guarantee, NodeId, RunId};
 use mainstay::view::What;
 
 /// What the instances of a run keep on disk.
@@ -163,6 +164,38 @@ impl World {
         if let Some((write, other)) = found {
             let text = format!("{} was chosen by {ground:?} without {write}, which {} holds", label(at), label(other));
             self.violate("cold-start-keeps", text);
+        }
+    }
+
+    /// S14: whom a cold start does not choose, and for whom it waits.
+    pub fn check_cold_chosen(&mut self, number: usize, old: &Group, new: &Group, successor: NodeId) {
+        // Who joined since holds nothing of the group's.
+        let members = old.members.iter().filter(|(_, member)| member.adopted).map(|(node, _)| host_of(*node));
+        let members: Vec<usize> = members.collect();
+        let somebody = members.iter().any(|host| {
+            let redis = &self.insts[place(*host, number)].redis;
+            redis.alive && !redis.data.is_empty()
+        });
+        let reported = |host: &usize| {
+            let saved = self.hosts[*host].disk.groups.get(&self.names[number]);
+            saved.is_some_and(|saved| saved.member_sealed >= new.epoch)
+        };
+        let all = members.iter().all(reported);
+        let redis = &self.insts[place(host_of(successor), number)].redis;
+        let same = new.primary.as_ref().is_some_and(|primary| primary.run_id == redis.run_id());
+        let empty = redis.data.is_empty();
+        let saved = self.hosts[host_of(successor)].disk.groups.get(&self.names[number]);
+        let half = saved.is_some_and(|saved| saved.voided.as_ref() == Some(&redis.run_id()));
+        if somebody && same && empty {
+            self.violate("never-empty-over-data", format!("node {successor} is empty, and another holds data"));
+        }
+        if !all && same && (empty || half) {
+            let text = format!("node {successor} is empty or half replaced, and a member had not reported");
+            self.violate("nothing-waits-for-all", text);
+        }
+        let since = self.now - self.books[number].sealed_at;
+        if !all && (old.durability == Durability::Quorum || since < 300 * self.pace * MS) {
+            self.violate("cold-start-waits", "a member had not reported, and could still have".to_owned());
         }
     }
 }

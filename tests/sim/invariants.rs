@@ -178,6 +178,9 @@ impl World {
     /// An instance became primary.
     pub fn check_promotion(&mut self, at: usize) {
         let run_id = self.insts[at].redis.run_id();
+        let book = &mut self.books[group_at(at)];
+        // It serves again in the epoch that it was to hand over: that led nowhere.
+        book.handover = book.handover.take().filter(|handover| handover.1 != at);
         if !self.books[group_at(at)].promoted.contains(&(at, run_id)) {
             self.violate("serving-is-promoted", format!("{} became primary and was never promoted", label(at)));
         }

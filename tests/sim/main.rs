@@ -19,6 +19,7 @@ mod ambush;
 mod attack;
 mod broken;
 mod changes;
+mod chosen;
 #[path = "../ci/mod.rs"]
 mod ci;
 mod clients;

@@ -81,6 +81,8 @@ mutations! {
     CompareForgotten: ["compare-and-set"], None, 22;
     /// S3 (12): the report of an earlier seal is used again.
     OldReportUsed: ["report-true", "wait-kept"], None, 0;
+    /// Promises for one group count for another one.
+    GroupsConfused: LEASES, Some(Attack::LeaderCut), 0;
     /// S4 (1): offsets are compared without regard to lineage.
     OffsetWithoutLineage: ["wait-kept"], None, 2;
     /// S4 (1): lineage follows the link: data below the epoch's start counts as the epoch's.
@@ -93,6 +95,10 @@ mutations! {
     SyncKeepsLineage: ["wait-kept"], Some(Attack::CutSync), 15;
     /// S4: the least data wins.
     WorstDataWins: ["wait-kept"], None, 2;
+    /// S4: of several that hold as much, the one of the lowest priority is taken.
+    PriorityIgnored: ["priority-decides"], None, 0;
+    /// S4: one that failed to serve its last promotion is not passed over.
+    FailedServesAgain: ["failed-passed-over"], Some(Attack::LateAnswers), 0;
     /// S4: priority 0 is promoted.
     PriorityZeroPromoted: ["never-priority-zero"], None, 19;
     /// S5: an instance follows before F has grown.
@@ -109,12 +115,18 @@ mutations! {
     NewQuorumAtOnce: ["wait-kept"], Some(Attack::Grow), 18;
     /// S5: the event says `Kept` whatever was proved.
     KeptUnproved: ["wait-kept"], Some(Attack::Shrink), 48;
+    /// S5: under `available` a promotion does not wait for the proof.
+    AvailableHurries: ["waits-for-proof"], None, 0;
+    /// S5: under `quorum` the primary runs with fewer replicas than W-1.
+    QuorumRunsLow: ["min-replicas-held"], None, 0;
+    /// S5: under `quorum` a follower that is silent leaves without the two commits.
+    QuorumDropsSilent: ["quorum-leaves-by-proof"], None, 0;
     /// S5: under `quorum` a promotion goes without the proof.
     QuorumUnproved: ["quorum-needs-proof"], None, 2;
     /// S5 (21): a follower whose instance is down is not missed; writes stay refused.
     NobodyIsMissed: ["settles"], Some(Attack::DeadReplica), 43;
     /// S5 (6): the primary runs with min-replicas 0 though it has followers: a frozen agent's instance serves on.
-    MinReplicasZero: ["two-servers"], Some(Attack::FreezeCut), 18;
+    MinReplicasZero: ["two-servers", "min-replicas-held"], Some(Attack::FreezeCut), 18;
     /// S5: an agent that was started again while it served takes nobody for online, and lets writes in without a follower.
     MinReplicasForgotten: ["min-replicas-held", "two-servers"], Some(Attack::Ambush(Ambush::Inherit)), 0;
     /// S6 (16): an instance starts as its file says, rewritten while it served: as a primary.
@@ -127,6 +139,8 @@ mutations! {
     KillsLoading: ["loading-is-alive"], None, 0;
     /// S7: an instance that hangs for good is left to hang.
     HungNeverKilled: ["hung-is-killed"], None, 7;
+    /// S8: an instance whose agent is silent is not sealed over the network.
+    RemoteSealNever: ["silent-is-sealed"], Some(Attack::FreezeAlone), 0;
     /// S8: the VIP has no lifetime.
     VipForEver: ["vip-leash"], None, 2;
     /// S8: the VIP is refreshed without a lease.
@@ -137,6 +151,10 @@ mutations! {
     LateNoOne: ["two-servers", "surrender-fenced"], Some(Attack::HangSuccessor), 3;
     /// S9 (16): a sealed instance still evicts, as its file says.
     SealedEvicts: ["wait-kept"], None, 0;
+    /// S10: writes go on after the freeze.
+    HandoverUnfrozen: ["switchover-keeps"], Some(Attack::Switch), 0;
+    /// S10: another one than the target is taken, which holds as much.
+    TargetIgnored: ["switchover-goes-through"], Some(Attack::Switch), 0;
     /// S10: the handover goes on before the successor has the frozen offset.
     HandoverTooEarly: ["switchover-keeps"], Some(Attack::Switch), 41;
     /// S10 (11): the replicas are cut off at the freeze, and a ping comes between drain and seal.
@@ -159,10 +177,16 @@ mutations! {
     StateGoesBack: ["epoch-monotonic"], None, 10;
     /// S14 (10): a cold start does not wait for those that could still report.
     ColdStartHurries: ["cold-start-waits"], Some(Attack::PowerCut), 0;
+    /// S14: under `quorum` a cold start goes on without a member.
+    QuorumColdStart: ["cold-start-waits"], Some(Attack::OneGone), 0;
+    /// S14: an empty instance is chosen while a member is missing.
+    EmptyWhileMissing: ["nothing-waits-for-all"], Some(Attack::OneGone), 0;
     /// S14: an empty instance is chosen though another holds data.
     EmptyChosen: ["never-empty-over-data"], Some(Attack::PowerCut), 9;
     /// Full resynchronisations wait for no turn.
     AllSyncAtOnce: ["syncs-in-turn"], Some(Attack::PowerCut), 0;
+    /// Flap protection: it bars the only one that is left.
+    PenanceBarsAll: ["settles"], Some(Attack::Flap), 0;
     /// Flap protection: faults are forgotten.
     FaultsForgotten: ["flap-bound"], Some(Attack::Flap), 0;
     /// Pause: promotions go on.

@@ -208,7 +208,7 @@ impl World {
         if self.propose_mutation(from, &mut command) {
             return;
         }
-        self.check_flaps(from, &command);
+        self.check_proposed(from, &command);
         let way = MS / 2 + self.rng.below(5 * MS);
         let slow = if self.hosts[from].slow_disk { self.rng.below(200 * MS) } else { 0 };
         let slow = slow + self.attack_proposal(&command);

@@ -7,7 +7,7 @@ use crate::invariants::Violation;
 use crate::mutation::Mutation;
 use crate::rng::Rng;
 use crate::world::{HANG_AFTER, LEASE, MS, Ns, Shape, World};
-use mainstay::cluster::Durability;
+use mainstay::cluster::{Durability, Epoch};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -136,7 +136,7 @@ pub fn settle(world: &mut World) {
         world.resume(true);
         last = world.check_settled();
         if last.is_ok() && world.untold().is_none() {
-            return;
+            return stay(world);
         }
         served_by = served_by.filter(|_| world.check_served().is_err());
         if let Some(bound) = served_by {
@@ -166,6 +166,24 @@ pub fn settle(world: &mut World) {
         (Ok(()), Some(why)) => world.violate("loss-in-event", why),
         (Ok(()), None) => {}
     }
+}
+
+/// It stays so: nobody gives the place up, and takes it again, for ever.
+fn stay(world: &mut World) {
+    let epochs = |world: &World| -> Vec<Epoch> { world.committed().groups.values().map(|group| group.epoch).collect() };
+    // What comes late for good to a primary ends its reign whenever it comes later than that.
+    if world.net.for_good.iter().any(|lag| *lag > 0) {
+        return;
+    }
+    // What was struck just before the healing may show only now.
+    for _ in 0..4 {
+        let before = epochs(world);
+        world.run_until(world.now + 2_000 * MS);
+        if epochs(world) == before || world.violation.is_some() {
+            return;
+        }
+    }
+    world.violate("settles", format!("and changes again and again: {:?}", epochs(world)));
 }
 
 /// A run whose panic is a violation like others.

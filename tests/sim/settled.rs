@@ -57,6 +57,9 @@ impl World {
         if redis.upstream.is_some() || !self.leased(at) {
             return Err(format!("{} does not serve: phase {:?}, {:?}", label(at), group.phase, self.choice(name)));
         }
+        if group.durability == Durability::Available && !redis.accepts(self.now) {
+            return Err(format!("{} refuses writes, min-replicas {}", label(at), redis.min_replicas));
+        }
         if self.insts[at].vip_until <= self.now {
             return Err(format!("{} serves without its VIP", label(at)));
         }

@@ -68,14 +68,16 @@ pub fn run(case: Case, tracing: bool) -> (World, Option<Violation>, Fault) {
     let fault = FAULTS[world.rng.index(FAULTS.len())];
     world.plan = Some(crate::faults::Plan { end: world.now, pause: MS, attack: None });
     world.alone = vec![Alone::default(); world.names.len()];
-    let (began, hosts) = (world.now, strike(&mut world, fault));
+    let began = world.now;
+    let (hosts, only) = strike(&mut world, fault);
     world.run_until(began + 8_000 * MS);
     if world.violation.is_none() {
         world.heal();
         settle(&mut world);
     }
     for (group, (epoch, primary)) in before.iter().enumerate() {
-        judge(&mut world, group, *epoch, primary.filter(|primary| harmless(fault, &hosts, *primary)));
+        let elsewhere = only.is_some_and(|only| only != group);
+        judge(&mut world, group, *epoch, primary.filter(|primary| elsewhere || harmless(fault, &hosts, *primary)));
         let gap = world.alone[group].longest;
         if gap > bound(fault) {
             world.violate("one-fault-gap", format!("{fault:?}: nobody took writes for {} ms", gap / MS));
@@ -108,8 +110,8 @@ fn standing(world: &World, group: usize) -> (Epoch, Option<usize>) {
     (found.map(|found| found.epoch).unwrap_or_default(), world.primary_host(group))
 }
 
-/// Strikes, and says which hosts feel it; none if all do.
-fn strike(world: &mut World, fault: Fault) -> Vec<usize> {
+/// Strikes, and says which hosts feel it, none if all do; and, where an instance is struck, of which group alone.
+fn strike(world: &mut World, fault: Fault) -> (Vec<usize>, Option<usize>) {
     let group = world.rng.index(world.names.len());
     let primary = world.primary_host(group);
     let joined: Vec<usize> = world.raft.members.iter().copied().collect();
@@ -121,14 +123,15 @@ fn strike(world: &mut World, fault: Fault) -> Vec<usize> {
         Fault::HostLost => world.crash_host(host),
         Fault::InstanceKilled => world.kill_instance(place(host, group)),
         Fault::InstanceHangs => world.hang(place(host, group)),
-        Fault::Net => return cut(world, host, &joined),
+        Fault::Net => return (cut(world, host, &joined), None),
         Fault::Slow => {
             world.unkind.on = world.rng.permille(500);
             world.slow(host);
         }
         Fault::LeaderChange => world.new_leader(any),
     }
-    vec![host]
+    let only = matches!(fault, Fault::InstanceKilled | Fault::InstanceHangs).then_some(group);
+    (vec![host], only)
 }
 
 fn cut(world: &mut World, host: usize, joined: &[usize]) -> Vec<usize> {

@@ -5,18 +5,15 @@
 //! - `flap-bound`: a node that failed as the primary twice in a row is not promoted again before its penance is over, while
 //!   another one proves as much.
 
+use crate::chosen::{Choice, leases};
 use crate::redis::{Link, Upstream};
 use crate::trace::label;
-use crate::world::{LEASE, Ns, World, group_at, host_at};
-use mainstay::cluster::{Change, Command, Group, GroupCommand, NodeId, Offset, Phase, Why};
-use mainstay::view::{Moment, Report};
+use crate::world::{World, group_at, host_at};
+use mainstay::cluster::{Change, NodeId, Offset, Why};
+use mainstay::view::Moment;
 
 /// Leases, as `view/flap.rs` has them: within so many two faults are in a row at least, and so long the first penance is.
 const IN_A_ROW: u64 = 10;
-
-fn leases(count: u64) -> Ns {
-    u64::try_from(LEASE.as_nanos()).unwrap_or(0) * count
-}
 
 impl World {
     /// An instance is told to follow: whether it cannot continue, by what the primary said last. Gives that one's agent.
@@ -72,51 +69,14 @@ impl World {
         seen && last - one < bound && self.now - last < bound
     }
 
-    /// A leader proposes: what it goes by is what it knows now.
-    pub fn check_flaps(&mut self, leader: usize, command: &Command) {
-        let Command::Group { group: name, change: GroupCommand::Promote { successor, .. }, .. } = command else {
-            return;
-        };
-        let number = self.group_of(name);
-        if !self.does_penance(number, leader, *successor) {
-            return;
-        }
-        let Some(agent) = self.hosts[leader].agent.as_ref() else { return };
-        let (Some(group), Some(seat)) = (agent.view.group(name), agent.view.seats.get(name)) else { return };
-        let Phase::Sealing { next, why, to, .. } = group.phase else { return };
-        // It proposes once more what is committed already.
-        let behind = self.committed().groups.get(name).is_none_or(|known| known.epoch != group.epoch);
-        if to.is_some() || group.forced.is_some() || behind {
-            return;
-        }
-        // Its own counts once it is on disk.
-        let saved = agent.view.saved.groups.get(name).map(|saved| saved.member_sealed).unwrap_or_default();
-        let own = seat.membership.report.as_ref().filter(|_| saved >= next).map(|report| (agent.view.me, report));
-        let mut all: Vec<(NodeId, &Report)> = seat.reports.iter().map(|(node, report)| (*node, report)).collect();
-        all.extend(own);
-        all.retain(|(_, report)| report.next == next && report.lineage.is_some());
-        let held = |report: &Report| (report.lineage, report.offset);
-        let Some(chosen) = all.iter().find(|(node, _)| node == successor).map(|(_, report)| held(report)) else {
-            return;
-        };
-        let better = all.iter().find(|(node, report)| {
-            *node != *successor
-                && held(report) >= chosen
-                && !report.stopping
-                && able(group, *node, why)
-                // Forgiven sooner or later, by the leader's clock: only who never did it twice is sure to be better.
-                && self.books[number].faults.get(node).is_none_or(|faults| faults.len() < 2)
-        });
-        if let Some((other, _)) = better {
-            let text = format!("{successor} failed again and again and is to be promoted, and {other} holds as much");
-            self.violate("flap-bound", text);
-        }
+    /// Who failed again and again is chosen, and another one proves as much.
+    pub fn flaps_again(&self, leader: usize, choice: &Choice<'_>) -> Option<(&'static str, String)> {
+        let (number, successor) = (choice.number, choice.successor);
+        let faults = &self.books[number].faults;
+        // Forgiven sooner or later, by the leader's clock: only who never did it twice is sure to be better.
+        let clean = |node: &NodeId| faults.get(node).is_none_or(|faults| faults.len() < 2);
+        let other = choice.equals().find(clean).filter(|_| self.does_penance(number, leader, successor))?;
+        let text = format!("{successor} failed again and again and is to be promoted, and {other} holds as much");
+        Some(("flap-bound", text))
     }
-}
-
-/// Whether a node may be promoted, and did not fail just now.
-fn able(group: &Group, node: NodeId, why: Why) -> bool {
-    let failed = matches!(why, Why::NeverServed | Why::InstanceFailed) && group.primary_node() == Some(node);
-    let barred = group.members.get(&node).is_none_or(|member| member.priority == 0);
-    group.is_candidate(node) && !failed && !barred
 }

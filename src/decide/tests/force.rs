@@ -67,7 +67,8 @@ fn a_paused_group_is_promoted_by_force_only() {
             agent.seat().seals.insert(NodeId(guardian), Epoch(2));
         }
         agent.seat().reports.insert(NodeId(3), super::choose::report(3, Some(1), 10));
-        let actions = agent.tick(9000);
+        agent.tick(9000);
+        let actions = agent.tick(9100);
         actions.iter().any(|action| {
             matches!(
                 action,

@@ -166,7 +166,7 @@ fn s8_who_reports_while_it_is_being_sealed_is_promoted_only_after_that() {
             next: Epoch(2),
             since: ms(2000),
             nodes: [NodeId(1), NodeId(3)].into(),
-            ended: false,
+            ended: None,
         });
         for guardian in [1, 3] {
             agent.heard(2010, guardian, Item::Sealed { group: name(), next: Epoch(2) });

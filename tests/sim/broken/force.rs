@@ -38,6 +38,9 @@ impl World {
                 return;
             }
             (Mutation::ForceTakesAnother, Guarantee::Forced) => self.other_report(leader, name, said.successor),
+            (Mutation::PriorityIgnored | Mutation::TargetIgnored, Guarantee::Kept | Guarantee::BestReached) => {
+                self.equal_report(leader, name, said.successor, mutation == Mutation::PriorityIgnored)
+            }
             (Mutation::ColdStartTakesLeast, Guarantee::ColdStart(Ground::Offset))
             | (Mutation::ColdStartPassesOver, Guarantee::ColdStart(Ground::LastPrimary)) => {
                 self.other_report(leader, name, said.successor)
@@ -47,6 +50,22 @@ impl World {
         if let Some((node, report)) = other {
             (said.successor, said.run_id, said.start) = (node, report.run_id, report.offset);
         }
+    }
+
+    /// The report of another one that holds as much: of the lowest priority, or any.
+    fn equal_report(&self, leader: usize, name: &GroupName, than: NodeId, low: bool) -> Option<(NodeId, Report)> {
+        let view = &self.hosts[leader].agent.as_ref()?.view;
+        let (group, seat) = (view.group(name)?, view.seats.get(name)?);
+        let Phase::Sealing { next, .. } = group.phase else { return None };
+        let priority = |node: &NodeId| group.members.get(node).map_or(0, |member| member.priority);
+        let chosen = seat.reports.get(&than)?;
+        let equal = seat.reports.iter().filter(|(node, report)| {
+            let held = (report.next, report.lineage, report.offset) == (next, chosen.lineage, chosen.offset);
+            **node != than && held && group.is_candidate(**node) && priority(node) > 0
+        });
+        let least =
+            equal.filter(|(node, _)| !low || priority(node) < priority(&than)).min_by_key(|(node, _)| priority(node));
+        least.map(|(node, report)| (*node, report.clone()))
     }
 
     /// The report of another one, with the least data.

@@ -42,6 +42,10 @@ impl World {
             self.tick_mutation(mutation, host);
         }
         let names = self.names.clone();
+        let quorum = self.committed().groups.values().any(|group| group.durability == Durability::Quorum);
+        if mutation == Mutation::QuorumColdStart && !quorum {
+            return;
+        }
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
         let view = &mut agent.view;
         names.iter().for_each(|name| before_group(mutation, view, name));
@@ -58,6 +62,15 @@ impl World {
                         state.groups.values_mut().for_each(|group| group.durability = Durability::Available);
                     });
                 }
+            }
+            Mutation::QuorumDropsSilent | Mutation::QuorumColdStart if view.leadership.leading => {
+                let stable = mutation == Mutation::QuorumDropsSilent;
+                believe(view, |state| {
+                    let sealing = |group: &Group| matches!(group.phase, Phase::Sealing { .. });
+                    state.groups.values_mut().filter(|group| sealing(group) != stable).for_each(|group| {
+                        group.durability = Durability::Available;
+                    });
+                });
             }
             Mutation::SilenceIsVacancy => silence_is_vacancy(view, &names),
             Mutation::StalePollAnswers => {
@@ -138,6 +151,13 @@ impl World {
             }),
             Mutation::NoFenceAtLapse => actions
                 .retain(|action| !matches!(action, Action::Fence { why: Why::LeaseLapsed | Why::PrimarySilent, .. })),
+            Mutation::RemoteSealNever => actions.retain(|action| !matches!(action, Action::SealRemote { .. })),
+            Mutation::QuorumRunsLow => actions.iter_mut().for_each(|action| match action {
+                Action::Serve { min_replicas, .. } | Action::Tune { min_replicas, .. } => {
+                    *min_replicas = (*min_replicas).min(1);
+                }
+                _ => {}
+            }),
             Mutation::HungNeverKilled => self.never_kills(host, &mut actions),
             Mutation::NeverGivesUp => self.never_gives_up(host, &mut actions),
             // The promises are counted before anything else is noticed.
@@ -325,6 +345,15 @@ fn before_member(mutation: Mutation, view: &mut View, name: &GroupName, group: &
                 lineage.epoch = epoch;
             }
         }
+        Mutation::AvailableHurries if group.durability == Durability::Available => seat.sealing_at = Moment(0),
+        Mutation::FailedServesAgain => believe(view, |state| {
+            let phase = state.groups.get_mut(name).map(|group| &mut group.phase);
+            if let Some(Phase::Sealing { why, .. }) = phase
+                && matches!(why, Why::NeverServed | Why::InstanceFailed)
+            {
+                *why = Why::PrimarySilent;
+            }
+        }),
         Mutation::NobodyIsMissed => seat.missing.clear(),
         Mutation::LeftUnsealed => {
             let leaving = group.followers.iter().filter_map(|(node, follower)| Some((*node, follower.leaving?)));
@@ -363,7 +392,16 @@ fn before_member(mutation: Mutation, view: &mut View, name: &GroupName, group: &
                 *heard = now;
             }
         }
-        Mutation::ColdStartHurries | Mutation::ColdStartWaitsForNobody if sealing => {
+        Mutation::ColdStartHurries
+        | Mutation::ColdStartWaitsForNobody
+        | Mutation::EmptyWhileMissing
+        | Mutation::QuorumColdStart
+            if sealing =>
+        {
+            if mutation == Mutation::EmptyWhileMissing {
+                let own = seat.membership.report.as_mut();
+                seat.reports.values_mut().chain(own).for_each(|report| report.keys = report.keys.max(1));
+            }
             seat.sealing_at = Moment(0);
             view.started = Moment(0);
             view.peers.values_mut().for_each(|peer| peer.link = false);

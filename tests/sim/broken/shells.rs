@@ -68,6 +68,7 @@ impl World {
     /// Whether a handover counts the successor as drained before it is, or pings once more after it is.
     pub fn handover_mutation(&mut self, at: usize) -> Option<Command> {
         match self.mutation {
+            Some(Mutation::HandoverUnfrozen) => Some(Command::Unpause),
             Some(Mutation::PingAfterDrain) => {
                 self.insts[at].redis.write(0);
                 Some(Command::Nowhere { close: true })

@@ -34,6 +34,16 @@ impl World {
         let now = self.hosts[host].clock(self.now);
         let thawed = self.now < self.hosts[host].excused_until;
         match (mutation, item) {
+            (Mutation::GroupsConfused, Item::Promise { group, epoch, .. }) => {
+                let state = self.committed();
+                let twin = self
+                    .names
+                    .iter()
+                    .find(|name| *name != group && state.groups.get(*name).is_some_and(|g| g.epoch == *epoch));
+                if let Some(twin) = twin {
+                    *group = twin.clone();
+                }
+            }
             (Mutation::LeaseFromReply, Item::Promise { sent_at, .. }) => *sent_at = now,
             (Mutation::QueuedPromisesCount, Item::Promise { sent_at, .. }) if thawed => *sent_at = now,
             (Mutation::OffsetWithoutLineage, Item::Report(report)) if report.lineage.is_some() => {
@@ -66,6 +76,7 @@ impl World {
         };
         match change {
             GroupCommand::Diverged { .. } => self.mutation == Some(Mutation::LossUntold),
+            GroupCommand::Promote { successor, .. } if self.is_barred(from, group, *successor) => true,
             GroupCommand::Follow { .. } => self.is_stranger(crate::world::place(from, self.group_of(group))),
             GroupCommand::Promote { guarantee, successor, run_id, start, .. } => {
                 if self.mutation == Some(Mutation::KeptUnproved) && *guarantee == Guarantee::BestReached {
@@ -83,6 +94,14 @@ impl World {
             }
             _ => false,
         }
+    }
+
+    /// Flap protection that goes too far.
+    fn is_barred(&self, leader: usize, name: &mainstay::cluster::GroupName, node: NodeId) -> bool {
+        let view = self.hosts[leader].agent.as_ref().map(|agent| &agent.view);
+        let seat = view.and_then(|view| view.seats.get(name));
+        let flaps = view.zip(seat).is_some_and(|(view, seat)| seat.flaps(node, view.now, view.lease()));
+        self.mutation == Some(Mutation::PenanceBarsAll) && flaps
     }
 
     fn worst_report(&self, leader: usize, name: &mainstay::cluster::GroupName) -> Option<(NodeId, Report)> {
