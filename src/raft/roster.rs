@@ -2,10 +2,11 @@
 //!
 //! A node whose disk was emptied is a stranger, whatever its name says: counting its votes would count a memory that
 //! is lost. A node that is catching up may know an old membership only: a number that was given out after what it has
-//! applied belongs to a later member, perhaps the leader it catches up from. A node that was enrolled but has no log yet knows no members; it takes whoever knows the cluster's
-//! generation, which only members were told.
+//! applied belongs to a later member, perhaps the leader it catches up from; so does one that was given out, to that very
+//! store, and is no member yet as far as is known here. A node that was enrolled but has no log yet knows no members; it
+//! takes whoever knows the cluster's generation, which only members were told.
 
-use crate::cluster::NodeId;
+use crate::cluster::{Node, NodeId, State};
 use crate::store::Peer;
 use crate::wire::{Admission, Hello, Lane, Local, Refusal, RefusalCode, check_cluster};
 use std::collections::BTreeMap;
@@ -16,9 +17,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) struct Roster {
     local: Local,
     members: Mutex<BTreeMap<NodeId, Peer>>,
-    /// The number that the next joining node gets, as far as the log is applied here.
-    next: Box<dyn Fn() -> NodeId + Send + Sync>,
+    /// What is applied here of the log.
+    applied: Box<dyn Fn() -> Given + Send + Sync>,
     severed: AtomicBool,
+}
+
+/// The numbers that were given out.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    /// The next one.
+    pub(super) next: NodeId,
+    /// Who has one, member or not yet: name and store.
+    pub(super) nodes: BTreeMap<NodeId, (String, u128)>,
+}
+
+impl Given {
+    pub(super) fn of(state: &State) -> Self {
+        let known = |(id, node): (&NodeId, &Node)| (*id, (node.name.clone(), node.incarnation.0));
+        Self { next: state.next_node, nodes: state.nodes.iter().map(known).collect() }
+    }
+
+    /// Whether a number belongs to a member that what is applied here does not show as one yet.
+    fn is_later(&self, id: NodeId, theirs: &Hello) -> bool {
+        let to = self.nodes.get(&id);
+        id >= self.next || to.is_some_and(|(name, store)| *name == theirs.node && *store == theirs.incarnation)
+    }
 }
 
 /// What an operator is told of a node that came back without its data.
@@ -27,8 +50,8 @@ pub(super) fn lost_its_data(name: &str) -> String {
 }
 
 impl Roster {
-    pub(super) fn new(local: Local, next: impl Fn() -> NodeId + Send + Sync + 'static) -> Self {
-        Self { local, members: Mutex::default(), next: Box::new(next), severed: AtomicBool::new(false) }
+    pub(super) fn new(local: Local, applied: impl Fn() -> Given + Send + Sync + 'static) -> Self {
+        Self { local, members: Mutex::default(), applied: Box::new(applied), severed: AtomicBool::new(false) }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
@@ -67,7 +90,7 @@ impl Roster {
             return check_cluster(&ours, theirs);
         }
         let id = theirs.node_id.map(NodeId);
-        let later = id.is_some_and(|id| id >= (self.next)());
+        let later = id.is_some_and(|id| (self.applied)().is_later(id, theirs));
         let members = self.lock();
         let namesake = members.values().find(|peer| peer.name == theirs.node);
         if theirs.cluster == ours.cluster
@@ -123,7 +146,9 @@ mod tests {
     fn roster(generation: u64) -> Roster {
         let key = crate::wire::generate_key().unwrap();
         let keys: Keys = crate::wire::parse_key_file(&key).unwrap();
-        let roster = Roster::new(Local::new(Hello::new("edge", generation, "n1", 11), keys), || NodeId(10));
+        // Number 8 was given to the store of n8, which is no member yet.
+        let given = || Given { next: NodeId(10), nodes: [(NodeId(8), ("n8".to_owned(), 88))].into() };
+        let roster = Roster::new(Local::new(Hello::new("edge", generation, "n1", 11), keys), given);
         let peer = |n: u128| Peer { name: format!("n{n}"), address: String::new(), incarnation: Incarnation(n * 11) };
         roster.set([(NodeId(1), peer(1)), (NodeId(2), peer(2))].into());
         roster
@@ -155,6 +180,10 @@ mod tests {
         let roster = roster(5);
         assert_eq!(roster.admit(&hello("n9", 10, 99, Lane::Rpc)), Ok(()));
         assert_eq!(roster.admit(&hello("n2", 11, 23, Lane::Gossip)), Ok(()));
+        // And between the two entries of the log that give the number and make the member.
+        assert_eq!(roster.admit(&hello("n8", 8, 88, Lane::Rpc)), Ok(()));
+        assert!(roster.admit(&hello("n8", 8, 89, Lane::Rpc)).is_err(), "another store");
+        assert!(roster.admit(&hello("n7", 8, 88, Lane::Rpc)).is_err(), "another name");
         let wiped = Hello { generation: 0, node_id: None, ..hello("n2", 2, 23, Lane::Rpc) };
         assert!(roster.admit(&wiped).is_err());
     }

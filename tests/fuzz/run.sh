@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fuzzes every target, two at a time: sh tests/fuzz/run.sh [TARGET...]
+# Fuzzes every target, three at a time: sh tests/fuzz/run.sh [TARGET...]
 #
 # FUZZ_SECONDS (60) is how long each may take. What is found is kept under target/fuzz: new inputs in corpus/, and what
 # failed in failed-*, which `target/fuzz/bin/TARGET FILE` tries again and which then belongs into tests/fuzz/corpus. With
@@ -33,18 +33,16 @@ said() {
 }
 failed=
 while [ $# -gt 0 ]; do
-    one=$1
-    shift
-    fuzz "$one" &
-    first=$!
-    two=
-    if [ $# -gt 0 ]; then
-        two=$1
+    batch=
+    while [ $# -gt 0 ] && [ "$(echo "$batch" | wc -w)" -lt 3 ]; do
+        fuzz "$1" &
+        batch="$batch $1=$!"
         shift
-        fuzz "$two" || failed="$failed $two"
-    fi
-    wait "$first" || failed="$failed $one"
-    for target in $one $two; do said "$target"; done
+    done
+    for one in $batch; do
+        wait "${one#*=}" || failed="$failed ${one%=*}"
+        said "${one%=*}"
+    done
 done
 for target in $failed; do
     echo "$target FAILED:" >&2

@@ -193,6 +193,12 @@ impl History {
         })
     }
 
+    /// The host of an instance, by the clients beside it.
+    pub fn host_of(&self, reign: &Reign) -> Option<u8> {
+        let beside = |log: &Log| log.writer.rsplit_once("beside")?.1.parse().ok();
+        self.acked_with_reign().filter(|(known, ..)| *known == reign).find_map(|(_, _, log)| beside(log))
+    }
+
     /// Every proof that two instances served at once; see the module's text.
     pub fn two_servers(&self) -> Vec<Violation> {
         let seen = self.reigns();

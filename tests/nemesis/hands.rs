@@ -78,7 +78,7 @@ impl<'a> Hands<'a> {
     }
 
     /// Does it, if the host is in a state to be hit by it.
-    pub fn strike(&mut self, i: usize, fault: &Fault) -> Option<Kind> {
+    pub fn strike(&mut self, i: usize, fault: &Fault) -> Option<(Kind, HostNo)> {
         let no = self.whom(fault);
         let host = self.c.host(no);
         // A minority of the stores may be lost, and no more: the one rule that all others rest on.
@@ -92,7 +92,7 @@ impl<'a> Hands<'a> {
         match self.hit(fault, host) {
             Ok(()) => {
                 self.storeless = self.storeless.or(fault.kind.takes_store().then_some(no));
-                Some(fault.kind)
+                Some((fault.kind, no))
             }
             Err(why) => {
                 self.told.say(&format!("   #{i} was refused: {why}"));

@@ -17,6 +17,7 @@ use crate::counter::{Counted, Miscount};
 use crate::events::Change;
 use crate::history::{History, Violation};
 use crate::plan::Kind;
+use crate::switch::HostNo;
 
 /// The VIP's lifetime and `min-replicas-max-lag`, rounded up by Redis and the kernel.
 const OWN_SIDE: Duration = Duration::from_millis(3500);
@@ -24,7 +25,8 @@ const OWN_SIDE: Duration = Duration::from_millis(3500);
 /// Everything about one round.
 pub struct Round<'a> {
     pub durability: &'a str,
-    pub struck: &'a [Kind],
+    /// What struck, and whose host.
+    pub struck: &'a [(Kind, HostNo)],
     /// It was to be a single fault.
     pub single: bool,
     /// Epochs that began.
@@ -49,7 +51,9 @@ impl Round<'_> {
     /// time may let clients beside it write for some seconds; no `WAIT` was answered to them.
     fn on_its_own_side(&self, two: &Violation) -> bool {
         let mindless = [Kind::FreezeAgent, Kind::KillAgent, Kind::LoseStore];
-        let frozen = mindless.iter().any(|kind| self.struck.contains(kind)) && self.struck.len() > 1;
+        let elder = self.history.host_of(&two.elder);
+        let here = |(kind, host): &(Kind, HostNo)| mindless.contains(kind) && Some(*host) == elder;
+        let frozen = self.struck.iter().any(here) && self.struck.len() > 1;
         let waited = self
             .history
             .logs
@@ -81,7 +85,7 @@ impl Round<'_> {
             let waited = self.lost_waited.iter().chain(&self.miscount.lost_waited);
             wrong.extend(waited.map(|key| format!("lost although replicas had it: {key}")));
         }
-        if self.changes.is_empty() || (self.single && self.struck.iter().all(|kind| kind.loses_nothing())) {
+        if self.changes.is_empty() || (self.single && self.struck.iter().all(|(kind, _)| kind.loses_nothing())) {
             wrong.extend(self.lost.iter().map(|key| format!("lost without a cause: {key}")));
             if self.miscount.lost > 0 {
                 wrong.push(format!("{} increments lost without a cause", self.miscount.lost));
@@ -90,7 +94,7 @@ impl Round<'_> {
         if self.single {
             let unkept = self.changes.iter().filter(|(_, change)| !change.kept());
             wrong.extend(unkept.map(|(epoch, change)| format!("one fault, but epoch {epoch}: {}", change.words)));
-            if self.struck.iter().all(|kind| kind.is_harmless()) {
+            if self.struck.iter().all(|(kind, _)| kind.is_harmless()) {
                 let changes = self.changes.iter();
                 wrong.extend(changes.map(|(epoch, change)| format!("no cause for epoch {epoch}: {}", change.words)));
             }
@@ -109,7 +113,7 @@ mod tests {
         let keys = |n: usize| vec!["key".to_owned(); n];
         let round = Round {
             durability,
-            struck: &[kind],
+            struck: &[(kind, 1)],
             single,
             changes: &changes,
             history: &History::default(),
@@ -144,7 +148,7 @@ mod tests {
         let (history, counted, miscount) = Default::default();
         let mut round = Round {
             durability: "available",
-            struck: &[Kind::Isolate],
+            struck: &[(Kind::Isolate, 1)],
             single: true,
             changes: &[(2, Change { words: KEPT.to_owned() })],
             history: &history,

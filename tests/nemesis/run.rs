@@ -23,6 +23,8 @@ const HEALED: Duration = secs(60);
 /// Earlier rounds whose writes are looked for again after each round, and at the end of the run.
 const LOOKED_BACK: usize = 2;
 const REMEMBERED: usize = 40;
+/// In so many rounds the seeds of CI have every kind.
+const KNOWN_ROUNDS: u64 = 16;
 /// A run goes on to find more, up to so many.
 const WRONG_MAX: usize = 12;
 
@@ -35,12 +37,13 @@ pub fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-/// CI plays rounds that are known, so that it fails for what was changed; by command every run is a new one.
+/// CI plays rounds that are known, so that it fails for what was changed: two hosts, a witness and AOFs, and three hosts that
+/// keep nothing, each with every kind of fault in its first rounds. By command every run is a new one.
 fn seed(durability: &str) -> u64 {
     if !crate::ci::is_ci() || std::env::var_os("LAB_SEED").is_some() {
         return crate::lab::seed();
     }
-    let seed = if durability == "quorum" { 1_795_860_747_141_107_039 } else { 1_795_853_613_593_137_571 };
+    let seed = if durability == "quorum" { 1_795_000_000_110_850_162 } else { 1_795_000_000_082_611_008 };
     println!("LAB_SEED={seed}");
     seed
 }
@@ -105,7 +108,7 @@ struct Totals {
 impl Totals {
     fn add(&mut self, round: &Round<'_>) {
         self.rounds += 1;
-        for kind in round.struck {
+        for (kind, _) in round.struck {
             *self.struck.entry(*kind).or_default() += 1;
         }
         let waited = round.history.writes().filter(|write| write.acked_by(1)).count();
@@ -241,7 +244,7 @@ impl Nemesis {
     fn account(
         &mut self,
         number: u64,
-        (struck, single): (&[Kind], bool),
+        (struck, single): (&[(Kind, HostNo)], bool),
         (history, counted): (&History, &Counted),
         (first, now): (HostNo, HostNo),
     ) {
@@ -326,7 +329,11 @@ impl Nemesis {
         let now = self.c.wait_healthy(HEALED);
         let missing: Vec<String> = self.before.iter().flat_map(|history| self.c.lost(history, now)).collect();
         let new: Vec<&String> = missing.iter().filter(|key| !self.gone.contains(*key)).collect();
-        // Only a change without the guarantee may take what was long there.
+        // Only a change without the guarantee may take what was long there, and never what `WAIT` vouched for under `quorum`.
+        let waited: Vec<String> = self.before.iter().flat_map(|history| self.c.lost_waited(history, 1, now)).collect();
+        let waited: Vec<&String> = waited.iter().filter(|key| !self.gone.contains(*key)).collect();
+        let quorum = self.c.options.durability == "quorum";
+        assert!(!quorum || waited.is_empty(), "{} waited for were lost later: {waited:?}", waited.len());
         let allowed = self.totals.unkept > 0;
         assert!(new.is_empty() || allowed, "{} writes were lost later: {:?}", new.len(), &new[..new.len().min(5)]);
         self.told.say(&format!("   all remembered rounds: {} lost later", new.len()));
@@ -342,9 +349,12 @@ impl Nemesis {
         println!("FIGURE {test}: changes of primary {}, without the guarantee {}", t.changes, t.unkept);
         println!("FIGURE {test}: acknowledged {:?}, lost {:?}", t.acked, t.lost);
         println!("FIGURE {test}: {} files under quarantine, {} lost writes found in them", t.files, t.saved);
+        let never: Vec<_> = self.kinds.iter().filter(|kind| !t.struck.contains_key(kind)).collect();
         if number("NEMESIS_ROUND").is_none() && t.rounds >= 2 * self.kinds.len() as u64 {
-            let never: Vec<_> = self.kinds.iter().filter(|kind| !t.struck.contains_key(kind)).collect();
             assert!(never.is_empty(), "never struck: {never:?}");
+        } else if crate::ci::is_ci() && t.rounds >= KNOWN_ROUNDS {
+            // One or two that came in the middle of another may have been left out.
+            assert!(never.len() <= 2, "never struck: {never:?}");
         }
     }
 }
