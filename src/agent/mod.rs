@@ -151,7 +151,7 @@ pub async fn run(config: Config, warnings: Vec<Warning>, source: Source) -> anyh
         Entered::Superseded(why) => store.supersede(&why).await.map(|()| Ended::Again).map_err(Into::into),
         Entered::Member(me) => {
             order::done(&config.node.data_dir)?;
-            let given = Given { config, source, hooks, notifier, warnings: said };
+            let given = Given { config, source, hooks, notifier, warnings: said, lease };
             let mut agent = Agent::open(given, me, raft.clone(), store.clone()).await?;
             agent.listen(inbox);
             agent.run(asked, signals).await
@@ -210,7 +210,7 @@ pub(super) struct Agent {
     source: Source,
     /// What is in force of the file.
     config: Config,
-    /// What the stations were opened with.
+    /// What Raft and the stations were opened with.
     lease: Duration,
 }
 
@@ -221,14 +221,14 @@ struct Given {
     hooks: Hooks,
     notifier: Notifier,
     warnings: Vec<String>,
+    lease: Duration,
 }
 
 impl Agent {
     async fn open(given: Given, me: NodeId, raft: RaftNode, store: Store) -> anyhow::Result<Self> {
-        let Given { config, source, hooks, notifier, warnings } = given;
+        let Given { config, source, hooks, notifier, warnings, lease } = given;
         let stamps = Stamps::open(&config.control_socket).context(NO_BOOT_ID)?;
         let policy = config.policy();
-        let lease = replicated_lease(&store, config.timing.lease);
         let (queue, incoming) = mpsc::channel(QUEUE);
         let started = clock::now();
         let (mut stations, mut units) = (BTreeMap::new(), BTreeMap::new());

@@ -129,85 +129,117 @@ enum Which {
 }
 
 fn power_cut(story: &Power) {
-    in_lab(|| {
-        let conf = story.persistence.iter().map(|line| (*line).to_owned()).collect();
-        let c = Cluster::start(Options { redis_conf: conf, ..Options::new(3) });
-        let old = c.wait_healthy(secs(40));
-        let load = c.write_vip(WriterOptions::gentle());
-        std::thread::sleep(secs(3));
-        let early = load.stop();
-        // On disk everywhere: an append-only file is synced, an RDB saved, once a second.
-        std::thread::sleep(ms(1500));
-        if story.persistence.iter().any(|line| line.starts_with("save")) {
-            wait_for("saved files", secs(20), || match unsaved(&c) {
-                0 => Ok(()),
-                left => Err(left),
-            });
-        }
-        (1..=3).for_each(|host| c.kill_host(host));
-        let replica = (1..=3).find(|host| *host != old).expect("a replica");
-        let lost = story.lost.map(|which| if which == Which::Primary { old } else { replica });
-        (1..=3).filter(|host| Some(*host) != lost).for_each(|host| c.revive_host(host));
-        let bound = if lost.is_some() { secs(60) } else { secs(30) };
-        let started = std::time::Instant::now();
-        let now = c.wait_primary(bound);
-        println!("FIGURE power cut {:?}: primary after {:?}", story.persistence, started.elapsed());
-        let history = crate::history::History::of([early]);
-        assert!(history.acked() > 100, "{} writes", history.acked());
-        let gone = c.lost(&history, now);
-        assert_eq!(gone.is_empty(), story.kept, "{} of {} writes lost", gone.len(), history.acked());
-        let said = wait_for("the event", secs(10), || {
-            let status = c.status(now)?;
-            status["groups"][0]["changes"][0]["guarantee"].as_str().map(str::to_owned).ok_or_else(|| status.to_string())
+    let conf = story.persistence.iter().map(|line| (*line).to_owned()).collect();
+    let c = Cluster::start(Options { redis_conf: conf, ..Options::new(3) });
+    let old = c.wait_healthy(secs(40));
+    let load = c.write_vip(WriterOptions::gentle());
+    std::thread::sleep(secs(3));
+    let early = load.stop();
+    // On disk everywhere: an append-only file is synced, an RDB saved, once a second.
+    std::thread::sleep(ms(1500));
+    if story.persistence.iter().any(|line| line.starts_with("save")) {
+        wait_for("saved files", secs(20), || match unsaved(&c) {
+            0 => Ok(()),
+            left => Err(left),
         });
-        assert!(said.contains(story.ground), "{said}");
-        c.wait_steady(secs(40));
+    }
+    (1..=3).for_each(|host| c.kill_host(host));
+    let replica = (1..=3).find(|host| *host != old).expect("a replica");
+    let lost = story.lost.map(|which| if which == Which::Primary { old } else { replica });
+    (1..=3).filter(|host| Some(*host) != lost).for_each(|host| c.revive_host(host));
+    let bound = if lost.is_some() { secs(60) } else { secs(30) };
+    let started = std::time::Instant::now();
+    let now = c.wait_primary(bound);
+    println!("FIGURE power cut {:?}: primary after {:?}", story.persistence, started.elapsed());
+    let history = crate::history::History::of([early]);
+    assert!(history.acked() > 100, "{} writes", history.acked());
+    let gone = c.lost(&history, now);
+    assert_eq!(gone.is_empty(), story.kept, "{} of {} writes lost", gone.len(), history.acked());
+    let said = wait_for("the event", secs(10), || {
+        let status = c.status(now)?;
+        status["groups"][0]["changes"][0]["guarantee"].as_str().map(str::to_owned).ok_or_else(|| status.to_string())
     });
+    assert!(said.contains(story.ground), "{said}");
+    c.wait_steady(secs(40));
 }
 
 #[test]
 fn power_back_with_rdb() {
-    power_cut(&Power { persistence: &["save 1 1"], lost: None, kept: true, ground: "replication offset" });
+    let story = Power { persistence: &["save 1 1"], lost: None, kept: true, ground: "replication offset" };
+    in_lab(|| power_cut(&story));
 }
 
 #[test]
 fn power_back_with_aof() {
-    let persistence = &["appendonly yes", "appendfsync everysec"];
-    power_cut(&Power { persistence, lost: None, kept: true, ground: "last primary" });
+    in_lab(|| power_cut(&Power { persistence: AOF, lost: None, kept: true, ground: "last primary" }));
 }
 
 #[test]
 fn power_back_with_nothing_kept() {
-    power_cut(&Power { persistence: &[NOTHING_KEPT], lost: None, kept: false, ground: "none holds data" });
+    let story = Power { persistence: &[NOTHING_KEPT], lost: None, kept: false, ground: "none holds data" };
+    in_lab(|| power_cut(&story));
 }
 
+const AOF: &[&str] = &["appendonly yes", "appendfsync everysec"];
+
+/// One host does not return. The others wait for it for half a minute, all stories at the same time.
 #[test]
-fn power_back_with_rdb_but_for_the_primary() {
-    let persistence = &["save 1 1"];
-    power_cut(&Power { persistence, lost: Some(Which::Primary), kept: true, ground: "replication offset" });
+fn power_back_but_for_one_host() {
+    let rdb = &["save 1 1"];
+    let (primary, replica) = (Some(Which::Primary), Some(Which::Replica));
+    let stories = [
+        ("rdb", Power { persistence: rdb, lost: primary, kept: true, ground: "replication offset" }),
+        ("aof", Power { persistence: AOF, lost: primary, kept: true, ground: "cold start" }),
+        ("aof-replica", Power { persistence: AOF, lost: replica, kept: true, ground: "last primary" }),
+    ];
+    in_lab(|| {
+        std::thread::scope(|scope| {
+            for (name, story) in &stories {
+                spawn(scope, &format!("power_back_but_for_one_host-{name}"), move || power_cut(story));
+            }
+            spawn(scope, "power_back_but_for_one_host-empty", an_empty_one_is_not_chosen);
+            spawn(scope, "power_back_but_for_one_host-quorum", quorum_waits_for_the_last_one);
+        });
+    });
 }
 
-#[test]
-fn power_back_with_aof_but_for_the_primary() {
-    let persistence = &["appendonly yes", "appendfsync everysec"];
-    power_cut(&Power { persistence, lost: Some(Which::Primary), kept: true, ground: "cold start" });
+fn spawn<'a>(scope: &'a std::thread::Scope<'a, '_>, name: &str, story: impl FnOnce() + Send + 'a) {
+    std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, story).expect("a thread");
+}
+
+/// All hosts lose power, and all but the primary's return. Gives the old primary and what those say.
+fn without_the_primary(c: &Cluster) -> (HostNo, String) {
+    let old = c.wait_healthy(secs(40));
+    c.host(old).cmd(&["SET", "a", "b"]);
+    std::thread::sleep(ms(1500));
+    (1..=3).for_each(|host| c.kill_host(host));
+    let back: Vec<HostNo> = (1..=3).filter(|host| *host != old).collect();
+    back.iter().for_each(|host| c.revive_host(*host));
+    let said = wait_for("what is waited for", secs(20), || waits(c, back[0]));
+    (old, said)
 }
 
 /// Nothing was kept and one host is missing: an empty instance is chosen only by force.
-#[test]
-fn an_empty_one_is_not_chosen_while_a_host_is_missing() {
-    in_lab(|| {
-        let c = Cluster::start(Options { redis_conf: vec![NOTHING_KEPT.into()], ..Options::new(3) });
-        let old = c.wait_healthy(secs(40));
-        c.host(old).cmd(&["SET", "a", "b"]);
-        (1..=3).for_each(|host| c.kill_host(host));
-        let back: Vec<HostNo> = (1..=3).filter(|host| *host != old).collect();
-        back.iter().for_each(|host| c.revive_host(*host));
-        let said = wait_for("what is waited for", secs(20), || waits(&c, back[0]));
-        assert!(said.contains(&format!("n{old}")), "{said}");
-        std::thread::sleep(secs(35));
-        assert!(c.primary_now().is_err(), "an empty instance was promoted");
-        c.revive_host(old);
-        c.wait_steady(secs(40));
-    });
+fn an_empty_one_is_not_chosen() {
+    let c = Cluster::start(Options { redis_conf: vec![NOTHING_KEPT.into()], ..Options::new(3) });
+    let (old, said) = without_the_primary(&c);
+    assert!(said.contains(&format!("n{old}")), "{said}");
+    std::thread::sleep(secs(35));
+    assert!(c.primary_now().is_err(), "an empty instance was promoted");
+    c.revive_host(old);
+    c.wait_steady(secs(40));
+}
+
+/// Under `quorum` a cold start goes on without nobody, however long that takes, and says for whom it waits.
+fn quorum_waits_for_the_last_one() {
+    let redis_conf = AOF.iter().map(|line| (*line).to_owned()).collect();
+    let c = Cluster::start(Options { durability: "quorum", redis_conf, ..Options::new(3) });
+    let (old, said) = without_the_primary(&c);
+    assert!(said.contains(&format!("n{old}")), "{said}");
+    std::thread::sleep(secs(35));
+    assert!(c.primary_now().is_err(), "promoted without n{old}");
+    c.revive_host(old);
+    c.wait_steady(secs(40));
+    let now = c.wait_primary(secs(10));
+    assert_eq!(c.host(now).cmd(&["GET", "a"]).text(), "b");
 }
