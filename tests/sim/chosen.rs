@@ -97,7 +97,8 @@ impl World {
         let again = failed && choice.group.primary_node() == Some(choice.successor);
         let data = |node: NodeId| &self.insts[place(host_of(node), choice.number)].redis.data;
         let own = data(choice.successor);
-        let (other, _) = choice.able().find(|(node, _)| data(*node) == own).filter(|_| again)?;
+        let same = |node: NodeId, report: &Report| report.offset.0 >= choice.held.1 && data(node) == own;
+        let (other, _) = choice.able().find(|(node, report)| same(*node, report)).filter(|_| again)?;
         Some(("failed-passed-over", format!("{} failed to serve, and {other} holds as much", choice.successor)))
     }
 
@@ -119,11 +120,13 @@ impl World {
             // It proposes once more what is committed already.
             return;
         }
-        let member = |host: usize| group.members.contains_key(&id(host));
+        // Who joined with data of its own is nobody's replica yet; and the leader fences its own instance.
+        let member = |host: usize| group.members.get(&id(host)).is_some_and(|member| member.adopted);
         if group.epoch == Epoch(0) || guarantee == Guarantee::Forced || !member(leader) {
             return;
         }
-        let places = (0..self.hosts.len()).filter(|host| member(*host) && id(*host) != successor);
+        let others = (0..self.hosts.len()).filter(|host| *host != leader && id(*host) != successor);
+        let places = others.filter(|host| member(*host));
         let primary = places.map(|host| place(host, number)).find(|at| {
             let redis = &self.insts[*at].redis;
             let reached = self.net.both(leader, *at) && redis.answers(self.now);

@@ -1,7 +1,7 @@
 //! Who has a turn: full resynchronisations one at a time, and flap protection.
 //!
 //! - `syncs-in-turn`: of the replicas that attach to a primary that holds data, and by its own word cannot continue, not more
-//!   than one at a time is synchronised in full.
+//!   than one at a time is synchronised in full, and one that comes late to its turn.
 //! - `flap-bound`: a node that failed as the primary twice in a row is not promoted again before its penance is over, while
 //!   another one proves as much.
 
@@ -14,6 +14,9 @@ use mainstay::view::Moment;
 
 /// Leases, as `view/flap.rs` has them: within so many two faults are in a row at least, and so long the first penance is.
 const IN_A_ROW: u64 = 10;
+
+/// What the primary said of the turn may be a lease old.
+const LATE: usize = 1;
 
 impl World {
     /// An instance is told to follow: whether it cannot continue, by what the primary said last. Gives that one's agent.
@@ -45,7 +48,7 @@ impl World {
         // What is empty costs nothing, and was until lately.
         let book = &self.books[group_at(at)];
         let settled = book.began_with_data || self.now - book.promoted_at > leases(2);
-        if first && settled && !self.insts[primary].redis.data.is_empty() && others > 0 {
+        if first && settled && !self.insts[primary].redis.data.is_empty() && others > LATE {
             let text = format!("{} and {others} more are synchronised in full at a time", label(at));
             self.violate("syncs-in-turn", text);
         }
