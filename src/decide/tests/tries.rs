@@ -114,6 +114,33 @@ fn seals_remotely(actions: &[Action]) -> Option<String> {
     })
 }
 
+/// Its agent may have been alive, with a lease, and have served on.
+#[test]
+fn s8_what_was_sealed_remotely_before_a_majority_had_sealed_is_sealed_again() {
+    let sealing = changed(3, &[seal(Why::PrimarySilent)]);
+    for (ended, sealed, again) in [(2005, 2010, true), (2015, 2010, false)] {
+        let mut agent = lonely_leader(&state(3));
+        let actions = agent.at(2000, What::Applied(Arc::new(sealing.clone())));
+        assert!(seals_remotely(&actions).is_some());
+        let mut tried = Vec::new();
+        let mut steps = [(ended, true), (sealed, false)];
+        steps.sort_unstable();
+        for (time, over) in steps {
+            if over {
+                let outcome = Outcome::Dead;
+                let done = What::Done { group: name(), task: Task::SealRemote, epoch: Epoch(2), outcome };
+                tried.push(seals_remotely(&agent.at(time, done)).is_some());
+            } else {
+                for guardian in [1, 3] {
+                    let said = Item::Sealed { group: name(), next: Epoch(2) };
+                    tried.push(seals_remotely(&agent.heard(time, guardian, said)).is_some());
+                }
+            }
+        }
+        assert_eq!(tried.iter().filter(|again| **again).count(), usize::from(again), "{ended} {sealed}: {tried:?}");
+    }
+}
+
 #[test]
 fn s8_members_seal_a_silent_agents_instance_for_a_leader_that_is_a_witness() {
     let sealing = changed(3, &[seal(Why::PrimarySilent)]);
