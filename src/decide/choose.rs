@@ -1,6 +1,7 @@
 //! Who is promoted: best data wins (S4), and what proves that nothing acknowledged is lost (S5).
 
 use super::cold::{choose_cold, choose_first};
+use super::talk::DOWN;
 use super::{FORCE_WAIT, Reason};
 use crate::cluster::{Durability, Epoch, Group, GroupName, Guarantee, NodeId, Offset, Phase, RunId, Why};
 use crate::view::{Report, Seat, View};
@@ -151,9 +152,9 @@ pub(super) fn chosen(node: NodeId, report: &Report, guarantee: Guarantee) -> Cho
     Chosen { node, run_id: report.run_id.clone(), offset: report.offset, data, guarantee }
 }
 
-/// Whether the node's agent says that its instance is down.
+/// Whether the node's agent says that its instance is down. That it has not seen it yet is no such word.
 pub(super) fn is_down(seat: &Seat, node: NodeId) -> bool {
-    seat.health.get(&node).is_some_and(|health| health.posture == "down")
+    seat.health.get(&node).is_some_and(|health| health.posture == DOWN)
 }
 
 /// The reports for this seal, this node's own among them once it is on disk.

@@ -11,6 +11,9 @@ use crate::view::{Condition, Health, Item, Moment, Posture, Renewal, Seat, View}
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// An instance of which no report can come, in [`Health::posture`].
+pub(super) const DOWN: &str = "down";
+
 pub(super) fn talk(view: &View, decision: &mut Decision) {
     let step = view.lease() / RENEWALS_PER_LEASE;
     // With a promise, or with a renewal, if its time has nearly come: one message instead of two.
@@ -154,7 +157,11 @@ pub(super) fn health_of(view: &View, decision: &Decision, name: &GroupName) -> O
         (true, Posture::Serving(epoch)) if epoch == group.epoch && view.lease_live(name) => "serving",
         (true, Posture::Following(_)) => "following",
         (true, Posture::Sealed) => "sealed",
-        (true, _) if seat.instance.seen().is_none() => "down",
+        (true, _) if seat.instance.seen().is_none() => match seat.instance.condition {
+            Condition::Gone | Condition::Unusable { .. } => DOWN,
+            // The agent has just started, or nothing answers INFO: it may live, and report.
+            _ => "unseen",
+        },
         (true, _) => "sealed",
     };
     Some(Health {

@@ -25,7 +25,8 @@ fn health(node: u64, posture: &str) -> (NodeId, Health) {
 #[test]
 fn s4_a_stopped_agents_report_ends_with_its_process() {
     let state = changed(3, &[seal(Why::Shutdown)]);
-    for (posture, found) in [("sealed", None), ("down", Some((2, Guarantee::BestReached)))] {
+    // Started again, the agent has not seen its instance yet: it may be well, and have the best data.
+    for (posture, found) in [("sealed", None), ("unseen", None), ("down", Some((2, Guarantee::BestReached)))] {
         let adjust = |agent: &mut Agent| {
             agent.seat().reports.get_mut(&NodeId(1)).unwrap().stopping = true;
             agent.seat().health.extend([health(1, posture)]);
@@ -40,7 +41,7 @@ fn s14_a_living_agent_with_a_dead_instance_is_not_waited_for() {
     let state = changed(3, &[seal(Why::PrimarySilent)]);
     // Node 3's agent answers; what it says of its instance; whether the start waits for it after 30 s.
     for (posture, found) in
-        [("down", Some((2, Guarantee::ColdStart(Ground::Offset)))), ("sealed", None), ("following", None)]
+        [("down", Some((2, Guarantee::ColdStart(Ground::Offset)))), ("sealed", None), ("unseen", None)]
     {
         let adjust = |agent: &mut Agent| {
             agent.at(1001, What::Link { node: NodeId(3), up: true });
@@ -117,4 +118,27 @@ fn s14_half_replaced_data_is_not_promoted_while_whole_data_is_there() {
         }
     };
     assert_eq!(chosen(choice(&state, &all, 0, alone)), Some((3, Guarantee::ColdStart(Ground::OnlyData))));
+}
+
+#[test]
+fn an_instance_that_was_not_seen_yet_is_not_said_to_be_down() {
+    let condition = |sight: Option<Sight>| {
+        let mut agent = Agent::new(2, &state(3), None);
+        if let Some(seen) = sight {
+            agent.at(1000, What::Instance { group: name(), seen });
+        }
+        let health = super::super::talk::health_of(&agent.view, &Decision::default(), &name());
+        health.expect("a member").posture
+    };
+    let silent = Sight::Silent { length: Duration::from_millis(100), progress: false };
+    let refused = Sight::Unusable { why: "WRONGPASS".to_owned() };
+    for (sight, word) in [
+        (None, "unseen"),
+        (Some(Sight::Loading), "unseen"),
+        (Some(silent), "unseen"),
+        (Some(Sight::Gone), "down"),
+        (Some(refused), "down"),
+    ] {
+        assert_eq!(condition(sight.clone()), word, "{sight:?}");
+    }
 }
