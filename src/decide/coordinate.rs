@@ -5,7 +5,7 @@ use super::{Decision, POLL_PART, REMOTE_SEAL_PART, Reason};
 use crate::cluster::{
     Command, Durability, Epoch, Group, GroupCommand, GroupName, Guarantee, GuardianChange, NodeId, Offset, Phase, Why,
 };
-use crate::view::{RemoteSeal, Seat, Topic, View};
+use crate::view::{RemoteSeal, Seat, Task, Topic, View};
 use std::collections::BTreeSet;
 
 pub(super) fn coordinate(view: &View, decision: &mut Decision) {
@@ -132,9 +132,14 @@ pub(super) fn assist(view: &View, decision: &mut Decision) {
 }
 
 fn promote(view: &View, name: &GroupName, group: &Group, seat: &Seat, decision: &mut Decision) -> Option<GroupCommand> {
-    let Phase::Sealing { next, .. } = group.phase else { return None };
+    let Phase::Sealing { next, why, .. } = group.phase else { return None };
     if let Some(reason) = paused_promotion(view, group, seat) {
         decision.waits.insert(name.clone(), reason);
+        return None;
+    }
+    // Its own instance, the old primary's, may still take writes.
+    if seat.instance.task.is_some_and(|(task, ..)| task == Task::Fence) {
+        decision.waits.insert(name.clone(), Reason::Fencing(why));
         return None;
     }
     let over = seal_remotely(view, name, group, seat, next, decision);

@@ -36,7 +36,7 @@ use crate::wire::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use peers::Peers;
-use roster::{Given, Roster};
+use roster::{Roster, is_later};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -338,7 +338,8 @@ impl Inner {
         hello.node_id = identity.node_id.map(|id| id.0);
         let local = wire::Local::new(hello, keys);
         let applied = store.applied();
-        let roster = Arc::new(Roster::new(local.clone(), move || Given::of(&applied.borrow().state)));
+        let roster =
+            Arc::new(Roster::new(local.clone(), move |id, theirs| is_later(&applied.borrow().state, id, theirs)));
         let known = store.applied().borrow().membership.clone();
         roster.set(known.membership().nodes().map(|(id, peer)| (*id, peer.clone())).collect());
         let wire_timing = wire_timing(lease);

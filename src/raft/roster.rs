@@ -17,31 +17,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) struct Roster {
     local: Local,
     members: Mutex<BTreeMap<NodeId, Peer>>,
-    /// What is applied here of the log.
-    applied: Box<dyn Fn() -> Given + Send + Sync>,
+    /// [`is_later`], by what is applied here of the log.
+    later: Box<dyn Fn(NodeId, &Hello) -> bool + Send + Sync>,
     severed: AtomicBool,
 }
 
-/// The numbers that were given out.
-#[derive(Debug, Default)]
-pub(super) struct Given {
-    /// The next one.
-    pub(super) next: NodeId,
-    /// Who has one, member or not yet: name and store.
-    pub(super) nodes: BTreeMap<NodeId, (String, u128)>,
-}
-
-impl Given {
-    pub(super) fn of(state: &State) -> Self {
-        let known = |(id, node): (&NodeId, &Node)| (*id, (node.name.clone(), node.incarnation.0));
-        Self { next: state.next_node, nodes: state.nodes.iter().map(known).collect() }
-    }
-
-    /// Whether a number belongs to a member that what is applied here does not show as one yet.
-    fn is_later(&self, id: NodeId, theirs: &Hello) -> bool {
-        let to = self.nodes.get(&id);
-        id >= self.next || to.is_some_and(|(name, store)| *name == theirs.node && *store == theirs.incarnation)
-    }
+/// Whether a number belongs to a member that this state does not show as one yet: it was given out later, or to that very
+/// store by then.
+pub(super) fn is_later(state: &State, id: NodeId, theirs: &Hello) -> bool {
+    let to = |node: &Node| node.name == theirs.node && node.incarnation.0 == theirs.incarnation;
+    id >= state.next_node || state.nodes.get(&id).is_some_and(to)
 }
 
 /// What an operator is told of a node that came back without its data.
@@ -50,8 +35,8 @@ pub(super) fn lost_its_data(name: &str) -> String {
 }
 
 impl Roster {
-    pub(super) fn new(local: Local, applied: impl Fn() -> Given + Send + Sync + 'static) -> Self {
-        Self { local, members: Mutex::default(), applied: Box::new(applied), severed: AtomicBool::new(false) }
+    pub(super) fn new(local: Local, later: impl Fn(NodeId, &Hello) -> bool + Send + Sync + 'static) -> Self {
+        Self { local, members: Mutex::default(), later: Box::new(later), severed: AtomicBool::new(false) }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
@@ -90,7 +75,7 @@ impl Roster {
             return check_cluster(&ours, theirs);
         }
         let id = theirs.node_id.map(NodeId);
-        let later = id.is_some_and(|id| (self.applied)().is_later(id, theirs));
+        let later = id.is_some_and(|id| (self.later)(id, theirs));
         let members = self.lock();
         let namesake = members.values().find(|peer| peer.name == theirs.node);
         if theirs.cluster == ours.cluster
@@ -147,8 +132,11 @@ mod tests {
         let key = crate::wire::generate_key().unwrap();
         let keys: Keys = crate::wire::parse_key_file(&key).unwrap();
         // Number 8 was given to the store of n8, which is no member yet.
-        let given = || Given { next: NodeId(10), nodes: [(NodeId(8), ("n8".to_owned(), 88))].into() };
-        let roster = Roster::new(Local::new(Hello::new("edge", generation, "n1", 11), keys), given);
+        let n8 =
+            Node { name: "n8".to_owned(), address: String::new(), incarnation: Incarnation(88), introduced: false };
+        let state = State { next_node: NodeId(10), nodes: [(NodeId(8), n8)].into(), ..State::default() };
+        let later = move |id, theirs: &Hello| is_later(&state, id, theirs);
+        let roster = Roster::new(Local::new(Hello::new("edge", generation, "n1", 11), keys), later);
         let peer = |n: u128| Peer { name: format!("n{n}"), address: String::new(), incarnation: Incarnation(n * 11) };
         roster.set([(NodeId(1), peer(1)), (NodeId(2), peer(2))].into());
         roster

@@ -207,39 +207,33 @@ fn spawn<'a>(scope: &'a std::thread::Scope<'a, '_>, name: &str, story: impl FnOn
     std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, story).expect("a thread");
 }
 
-/// All hosts lose power, and all but the primary's return. Gives the old primary and what those say.
-fn without_the_primary(c: &Cluster) -> (HostNo, String) {
+/// All hosts lose power, and all but the primary's return. Nobody is promoted before that one is back, and they say so.
+fn waits_for_the_primary(options: Options) -> Cluster {
+    let c = Cluster::start(options);
     let old = c.wait_healthy(secs(40));
     c.host(old).cmd(&["SET", "a", "b"]);
     std::thread::sleep(ms(1500));
     (1..=3).for_each(|host| c.kill_host(host));
     let back: Vec<HostNo> = (1..=3).filter(|host| *host != old).collect();
     back.iter().for_each(|host| c.revive_host(*host));
-    let said = wait_for("what is waited for", secs(20), || waits(c, back[0]));
-    (old, said)
-}
-
-/// Nothing was kept and one host is missing: an empty instance is chosen only by force.
-fn an_empty_one_is_not_chosen() {
-    let c = Cluster::start(Options { redis_conf: vec![NOTHING_KEPT.into()], ..Options::new(3) });
-    let (old, said) = without_the_primary(&c);
-    assert!(said.contains(&format!("n{old}")), "{said}");
-    std::thread::sleep(secs(35));
-    assert!(c.primary_now().is_err(), "an empty instance was promoted");
-    c.revive_host(old);
-    c.wait_steady(secs(40));
-}
-
-/// Under `quorum` a cold start goes on without nobody, however long that takes, and says for whom it waits.
-fn quorum_waits_for_the_last_one() {
-    let redis_conf = AOF.iter().map(|line| (*line).to_owned()).collect();
-    let c = Cluster::start(Options { durability: "quorum", redis_conf, ..Options::new(3) });
-    let (old, said) = without_the_primary(&c);
+    let said = wait_for("what is waited for", secs(20), || waits(&c, back[0]));
     assert!(said.contains(&format!("n{old}")), "{said}");
     std::thread::sleep(secs(35));
     assert!(c.primary_now().is_err(), "promoted without n{old}");
     c.revive_host(old);
     c.wait_steady(secs(40));
+    c
+}
+
+/// Nothing was kept and one host is missing: an empty instance is chosen only by force.
+fn an_empty_one_is_not_chosen() {
+    waits_for_the_primary(Options { redis_conf: vec![NOTHING_KEPT.into()], ..Options::new(3) });
+}
+
+/// Under `quorum` a cold start waits for everybody, however long that takes.
+fn quorum_waits_for_the_last_one() {
+    let redis_conf = AOF.iter().map(|line| (*line).to_owned()).collect();
+    let c = waits_for_the_primary(Options { durability: "quorum", redis_conf, ..Options::new(3) });
     let now = c.wait_primary(secs(10));
     assert_eq!(c.host(now).cmd(&["GET", "a"]).text(), "b");
 }

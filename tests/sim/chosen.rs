@@ -46,13 +46,13 @@ fn holds(report: &Report) -> (Option<Epoch>, u64) {
 }
 
 impl World {
-    /// The leader's choice in a proposal, where data decided it. None where it is behind what is committed already.
+    /// The leader's choice in a proposal, where data decided it by what is committed.
     fn choice_of<'a>(&'a self, leader: usize, name: &GroupName, successor: NodeId) -> Option<Choice<'a>> {
         let agent = self.hosts[leader].agent.as_ref()?;
         let (group, seat) = (agent.view.group(name)?, agent.view.seats.get(name)?);
         let known = self.committed().groups.get(name)?;
         let Phase::Sealing { next, why, to, .. } = known.phase else { return None };
-        if known.epoch != group.epoch || known.version != group.version || to.is_some() || group.forced.is_some() {
+        if known.version != group.version || to.is_some() || group.forced.is_some() {
             return None;
         }
         let saved = agent.view.saved.groups.get(name).map(|saved| saved.member_sealed).unwrap_or_default();
@@ -70,6 +70,12 @@ impl World {
         else {
             return;
         };
+        let known = self.hosts[leader].agent.as_ref().and_then(|agent| agent.view.group(name));
+        let committed = self.committed().groups.get(name).map(|group| group.epoch);
+        if known.map(|known| known.epoch) != committed {
+            // It proposes once more what is committed already.
+            return;
+        }
         self.check_silent_sealed(leader, name, *successor, *guarantee);
         let Some(choice) = self.choice_of(leader, name, *successor) else { return };
         let broken = self
@@ -103,9 +109,8 @@ impl World {
     }
 
     fn hurried(&self, choice: &Choice<'_>, guarantee: Guarantee) -> Option<(&'static str, String)> {
-        let lease = u64::try_from(LEASE.as_nanos()).unwrap_or(0);
         let since = self.now - self.books[choice.number].sealed_at;
-        let early = since < lease / 100 * self.pace && choice.all.len() < choice.group.reports_needed();
+        let early = since < leases(1) / 100 * self.pace && choice.all.len() < choice.group.reports_needed();
         let unproved = guarantee == Guarantee::BestReached && choice.group.durability == Durability::Available;
         let text = || format!("{} goes without the proof {} ms after the seal", choice.successor, since / 1_000_000);
         (early && unproved).then(|| ("waits-for-proof", text()))
@@ -115,18 +120,12 @@ impl World {
     fn check_silent_sealed(&mut self, leader: usize, name: &GroupName, successor: NodeId, guarantee: Guarantee) {
         let number = self.group_of(name);
         let Some(group) = self.committed().groups.get(name) else { return };
-        let known = self.hosts[leader].agent.as_ref().and_then(|agent| agent.view.group(name));
-        if known.is_none_or(|known| known.epoch != group.epoch) {
-            // It proposes once more what is committed already.
-            return;
-        }
-        // Who joined with data of its own is nobody's replica yet; and the leader fences its own instance.
+        // Who joined with data of its own is nobody's replica yet.
         let member = |host: usize| group.members.get(&id(host)).is_some_and(|member| member.adopted);
         if group.epoch == Epoch(0) || guarantee == Guarantee::Forced || !member(leader) {
             return;
         }
-        let others = (0..self.hosts.len()).filter(|host| *host != leader && id(*host) != successor);
-        let places = others.filter(|host| member(*host));
+        let places = (0..self.hosts.len()).filter(|host| member(*host) && id(*host) != successor);
         let primary = places.map(|host| place(host, number)).find(|at| {
             let redis = &self.insts[*at].redis;
             let reached = self.net.both(leader, *at) && redis.answers(self.now);
@@ -149,7 +148,7 @@ impl World {
     }
 }
 
-/// In a lease's length.
+/// So many of them.
 pub fn leases(count: u64) -> Ns {
     u64::try_from(LEASE.as_nanos()).unwrap_or(0) * count
 }

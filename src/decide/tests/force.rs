@@ -58,6 +58,25 @@ fn a_forced_node_that_is_barred_before_it_has_reported_is_given_up() {
     assert_eq!(chosen(choice(&state, &all, 0, |_| {})), Some((1, Guarantee::Kept)));
 }
 
+/// The leader is the old primary, and its instance may still take writes.
+#[test]
+fn nobody_is_promoted_while_the_leader_fences_its_own_instance() {
+    let state = changed(3, &[seal(Why::PrimarySilent)]);
+    for (task, promoted) in [(Some(Task::Fence), false), (Some(Task::Seal), true), (None, true)] {
+        let mut agent = leader(&state);
+        for guardian in [1, 2, 3] {
+            agent.seat().seals.insert(NodeId(guardian), Epoch(2));
+            agent.seat().reports.insert(NodeId(guardian), super::choose::report(guardian, Some(1), 10));
+        }
+        agent.seat().instance.task = task.map(|task| (task, Epoch(1), ms(9000)));
+        let proposes = |action: &Action| {
+            let Action::Propose { command: Command::Group { change, .. }, .. } = action else { return false };
+            matches!(change, GroupCommand::Promote { .. })
+        };
+        assert_eq!(agent.tick(9000).iter().any(proposes), promoted, "{task:?}");
+    }
+}
+
 #[test]
 fn a_paused_group_is_promoted_by_force_only() {
     let pause = GroupCommand::Pause(crate::cluster::Pause { length: None, reason: String::new() });
