@@ -4,7 +4,7 @@ use super::cold::{choose_cold, choose_first};
 use super::talk::DOWN;
 use super::{FORCE_WAIT, Reason};
 use crate::cluster::{Durability, Epoch, Group, GroupName, Guarantee, NodeId, Offset, Phase, RunId, Why};
-use crate::view::{Report, Seat, View};
+use crate::view::{Report, Seat, View, counts_writes};
 use std::collections::BTreeMap;
 
 /// The outcome of the choice.
@@ -98,18 +98,17 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     let others: Vec<(NodeId, &Report)> = all.iter().copied().filter(able).collect();
     let stopping = all.iter().any(|(_, report)| report.stopping);
     let hurry = stopping && waited && group.durability == Durability::Available;
-    let latest = |of: &[(NodeId, &Report)]| of.iter().map(|(_, report)| report.lineage).max();
-    let good = !stopping || latest(&others) == latest(all);
     let priority = |node: NodeId| group.members.get(&node).map_or(0, |member| member.priority);
-    let most = |of: &[(NodeId, &Report)]| {
-        of.iter().filter(|(node, _)| priority(*node) > 0).map(|(_, report)| data(report)).max()
-    };
+    let promotable = |(node, _): &&(NodeId, &Report)| priority(*node) > 0;
+    let latest = |of: &[(NodeId, &Report)]| of.iter().filter(promotable).map(|(_, report)| report.lineage).max();
+    let good = !stopping || latest(&others) == latest(all);
+    let most = |of: &[(NodeId, &Report)]| of.iter().filter(promotable).map(|(_, report)| data(report)).max();
     let without = others.len() >= need || hurry;
     let passed_over = most(&others).is_some() && (most(&others) == most(all) || (good && without));
     let pool = if passed_over { &others } else { all };
     // Of two that hold as much, one that gave the place up again and again comes last for a while (flap protection).
     let flaps = |node: NodeId| seat.flaps(node, view.now, view.lease());
-    let best = pool.iter().filter(|(node, _)| priority(*node) > 0).max_by_key(|(node, report)| {
+    let best = pool.iter().filter(promotable).max_by_key(|(node, report)| {
         let held = (report.lineage, report.offset);
         (held, to == Some(*node), !flaps(*node), priority(*node), std::cmp::Reverse(*node))
     });
@@ -126,11 +125,13 @@ fn choose_proved(view: &View, group: &Group, seat: &Seat, all: &[(NodeId, &Repor
     Choice::Promote(chosen(*node, report, guarantee))
 }
 
-/// What a report holds, by the epoch that wrote it: who was promoted and wrote nothing holds no more than it did before.
+/// What a report holds, by the epoch that wrote it: who was promoted and wrote nothing holds no more than it did before. Where
+/// its offset may have stood still it may have written.
 fn content(group: &Group, report: &Report) -> (Option<Epoch>, Offset) {
     let mut lineage = report.lineage;
     while let Some(epoch) = lineage
         && let Some(start) = group.starts.get(&epoch).filter(|start| start.offset == report.offset)
+        && counts_writes(group, epoch)
         && let Some(before) = start.data.filter(|before| *before < epoch)
     {
         lineage = Some(before);

@@ -13,12 +13,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+type Later = dyn Fn(NodeId, &Hello) -> bool + Send + Sync;
+
 /// The members as this node knows them.
 pub(super) struct Roster {
     local: Local,
     members: Mutex<BTreeMap<NodeId, Peer>>,
     /// [`is_later`], by what is applied here of the log.
-    later: Box<dyn Fn(NodeId, &Hello) -> bool + Send + Sync>,
+    later: Box<Later>,
     severed: AtomicBool,
 }
 

@@ -189,7 +189,7 @@ fn branch(group: &Group, home: Epoch) -> Option<Offset> {
     let (mut ours, mut theirs) = (home, group.epoch);
     let mut least: Option<Offset> = None;
     while ours != theirs {
-        if ours > theirs && !counted(group, ours) {
+        if ours > theirs && !counts_writes(group, ours) {
             return None;
         }
         let later = if ours > theirs { &mut ours } else { &mut theirs };
@@ -212,7 +212,7 @@ fn unproved(group: &Group) -> bool {
 /// Whether an epoch's offsets count its writes from its start on. An instance that was promoted as its disk left it has no
 /// backlog before its first replica attaches, and until then its offset stands still; so it does for the same process in
 /// the epochs after that, as far as is known here.
-fn counted(group: &Group, epoch: Epoch) -> bool {
+pub fn counts_writes(group: &Group, epoch: Epoch) -> bool {
     let mut epoch = epoch;
     loop {
         let change = group.history.iter().find(|change| change.epoch == epoch);

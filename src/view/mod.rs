@@ -23,7 +23,7 @@ mod seat;
 mod settle;
 mod unit;
 
-pub use diverge::loss_text;
+pub use diverge::{counts_writes, loss_text};
 pub use event::{
     Event, Evidence, Health, Info, Item, Leadership, Noted, Outcome, Renewal, ReplicaRow, Report, Serving, Sight, Slot,
     Task, Topic, VipSight, What,

@@ -59,6 +59,8 @@ pub enum Attack {
     LeaveAhead,
     /// The primary's agent freezes, and nothing else does (S8).
     FreezeAlone,
+    /// A new primary writes before anybody follows it, and its agent is stopped (S4).
+    StopAhead,
     /// Whoever is primary crashes, again and again (flap protection).
     Flap,
     /// The primary is cut off with a fresh lease, and an operator forces another one.
@@ -113,7 +115,7 @@ impl World {
                 self.at(9_500 * MS, Ev::Cure(Cure::Net));
             }
             Attack::Joint => self.attack_joint(group, primary, other),
-            Attack::StallSuccessor | Attack::HangSuccessor => self.order_seal(group),
+            Attack::StallSuccessor | Attack::HangSuccessor | Attack::StopAhead => self.order_seal(group),
             Attack::Restart => {
                 if let Some(leader) = self.raft.leader.filter(|leader| *leader != primary) {
                     self.net.set(primary, leader, true);
@@ -355,6 +357,17 @@ impl World {
                 self.at(pause, Ev::Cure(Cure::Freeze(host)));
                 let thaw = pause + self.rng.between(600, 1400) * MS;
                 self.at(thaw, Ev::Cure(Cure::Thaw(host)));
+            }
+            Some(Attack::StopAhead) if self.awake(host) => {
+                tr!(self, "ATTACK {} alone writes, and its agent is stopped", host + 1);
+                let until = self.now + 700 * MS;
+                for other in (0..self.hosts.len()).filter(|other| *other != host) {
+                    let at = place(other, group_at(at));
+                    if self.insts[at].redis.ready(self.now) {
+                        self.hang_until(at, until);
+                    }
+                }
+                self.at(300 * MS, Ev::Cure(Cure::Stop(host)));
             }
             Some(Attack::Lag) => {
                 let laggard = (0..self.hosts.len()).find(|h| self.insts[place(*h, group_at(at))].redis.narrow);

@@ -2,6 +2,7 @@
 //!
 //! - `priority-decides`: of several that hold as much, one of the highest priority, but for whom a rule passes over (S4).
 //! - `failed-passed-over`: who failed to serve its last promotion is not the next, while another holds as much (S4).
+//! - `living-best`: no living member that has reported later data than the successor's is passed over for it (S4).
 //! - `waits-for-proof`: nobody goes without the proof while it may still come, within a lease of the seal (S5).
 //! - `silent-is-sealed`: no instance that the leader can reach is a primary still when another one is promoted (S8).
 //! - `flap-bound`: `turns.rs`.
@@ -10,7 +11,8 @@ use crate::agent::{host_of, id};
 use crate::trace::label;
 use crate::world::{LEASE, Ns, World, place};
 use mainstay::cluster::{Command, Durability, Epoch, Group, GroupCommand, GroupName, Guarantee, NodeId, Phase, Why};
-use mainstay::view::Report;
+use mainstay::view::{Report, counts_writes};
+use std::collections::HashSet;
 
 /// A leader's choice with what it knows.
 pub struct Choice<'a> {
@@ -29,14 +31,17 @@ impl Choice<'_> {
         self.able().filter(|(_, report)| holds(report) >= self.held).map(|(node, _)| node)
     }
 
-    /// Others that may be promoted and did not fail just now.
+    /// Others that may be promoted, did not fail just now, and are not being stopped.
     fn able(&self) -> impl Iterator<Item = (NodeId, &Report)> + '_ {
+        self.promotable().filter(|(_, report)| !report.stopping)
+    }
+
+    fn promotable(&self) -> impl Iterator<Item = (NodeId, &Report)> + '_ {
         let failed = matches!(self.why, Why::NeverServed | Why::InstanceFailed);
         let failed = self.group.primary_node().filter(|_| failed);
-        self.all.iter().copied().filter(move |(node, report)| {
+        self.all.iter().copied().filter(move |(node, _)| {
             let barred = self.group.members.get(node).is_none_or(|member| member.priority == 0);
-            let able = !barred && !report.stopping && self.group.is_candidate(*node) && Some(*node) != failed;
-            *node != self.successor && able
+            *node != self.successor && !barred && Some(*node) != failed
         })
     }
 }
@@ -82,6 +87,7 @@ impl World {
             .flaps_again(leader, &choice)
             .or_else(|| self.priority_broken(&choice))
             .or_else(|| self.failed_again(&choice))
+            .or_else(|| self.better_alive(&choice))
             .or_else(|| self.hurried(&choice, *guarantee));
         if let Some((invariant, text)) = broken {
             self.violate(invariant, text);
@@ -97,15 +103,28 @@ impl World {
         Some(("priority-decides", text))
     }
 
-    /// Who was promoted and wrote nothing has the later lineage, and the same data.
+    /// Who was promoted and wrote nothing has the later lineage, and the same data. Where offsets stand still nobody can tell.
     fn failed_again(&self, choice: &Choice<'_>) -> Option<(&'static str, String)> {
         let failed = matches!(choice.why, Why::NeverServed | Why::InstanceFailed);
-        let again = failed && choice.group.primary_node() == Some(choice.successor);
+        let counts = choice.held.0.is_some_and(|epoch| counts_writes(choice.group, epoch));
+        let again = failed && counts && choice.group.primary_node() == Some(choice.successor);
         let data = |node: NodeId| &self.insts[place(host_of(node), choice.number)].redis.data;
         let own = data(choice.successor);
         let same = |node: NodeId, report: &Report| report.offset.0 >= choice.held.1 && data(node) == own;
         let (other, _) = choice.able().find(|(node, report)| same(*node, report)).filter(|_| again)?;
         Some(("failed-passed-over", format!("{} failed to serve, and {other} holds as much", choice.successor)))
+    }
+
+    /// One whose agent is being stopped is waited for where its data is of a later epoch, as long as its process lives.
+    fn better_alive(&self, choice: &Choice<'_>) -> Option<(&'static str, String)> {
+        let redis = |node: NodeId| &self.insts[place(host_of(node), choice.number)].redis;
+        let own: HashSet<u64> = redis(choice.successor).data.iter().copied().collect();
+        let better = |(node, report): &(NodeId, &Report)| {
+            let lives = redis(*node).alive && redis(*node).run_id() == report.run_id;
+            report.lineage > choice.held.0 && lives && redis(*node).data.iter().any(|write| !own.contains(write))
+        };
+        let (other, _) = choice.promotable().find(better)?;
+        Some(("living-best", format!("{other} lives, has reported, and holds what {} lacks", choice.successor)))
     }
 
     fn hurried(&self, choice: &Choice<'_>, guarantee: Guarantee) -> Option<(&'static str, String)> {

@@ -142,3 +142,35 @@ fn an_instance_that_was_not_seen_yet_is_not_said_to_be_down() {
         assert_eq!(condition(sight.clone()), word, "{sight:?}");
     }
 }
+
+/// A primary that came from its disk has no backlog before its first replica attaches: its offset stands still.
+#[test]
+fn s4_who_may_have_written_at_its_start_offset_is_not_passed_over() {
+    for (guarantee, found) in
+        [(Guarantee::Kept, Some((2, Guarantee::Kept))), (Guarantee::ColdStart(Ground::OnlyData), None)]
+    {
+        let mut state = state(3);
+        let group = state.groups.get_mut(&name()).unwrap();
+        group.history.iter_mut().for_each(|change| change.guarantee = guarantee);
+        let start = group.starts.get_mut(&Epoch(1)).unwrap();
+        start.data = Some(Epoch(0));
+        let offset = start.offset.0;
+        apply(&mut state, seal(Why::Shutdown));
+        let stops = |agent: &mut Agent| agent.seat().reports.get_mut(&NodeId(1)).unwrap().stopping = true;
+        let all = [(1, Some(1), offset), (2, Some(0), offset)];
+        assert_eq!(chosen(choice(&state, &all, 0, stops)), found, "{guarantee:?}");
+    }
+}
+
+/// Data of the latest epoch that only one of priority 0 and one that is being stopped hold: the second is soon back.
+#[test]
+fn s4_who_may_not_be_promoted_does_not_speak_for_the_latest_data() {
+    let state = changed(3, &[seal(Why::Shutdown)]);
+    for (priority, found) in [(0, None), (1, Some((3, Guarantee::Kept)))] {
+        let mut state = state.clone();
+        state.groups.get_mut(&name()).unwrap().members.get_mut(&NodeId(3)).unwrap().priority = priority;
+        let stops = |agent: &mut Agent| agent.seat().reports.get_mut(&NodeId(1)).unwrap().stopping = true;
+        let all = [(1, Some(1), 90), (2, Some(0), 70), (3, Some(1), 90)];
+        assert_eq!(chosen(choice(&state, &all, 0, stops)), found, "priority {priority}");
+    }
+}

@@ -34,6 +34,9 @@ impl World {
         let now = self.hosts[host].clock(self.now);
         let thawed = self.now < self.hosts[host].excused_until;
         match (mutation, item) {
+            (Mutation::UnseenIsDown, Item::Health(said)) if said.posture == "unseen" => {
+                "down".clone_into(&mut said.posture)
+            }
             (Mutation::GroupsConfused, Item::Promise { group, epoch, .. }) => {
                 let state = self.committed();
                 let twin = self
