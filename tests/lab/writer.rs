@@ -267,12 +267,11 @@ impl Body {
 }
 
 fn who(client: &mut Client) -> io::Result<Reign> {
-    let server = client.info(&["server"])?;
-    let replication = client.info(&["replication"])?;
-    let primary = replication.get("role").is_some_and(|role| role == "master");
+    let info = client.info(&["server", "replication"])?;
+    let primary = info.get("role").is_some_and(|role| role == "master");
     Ok(Reign {
-        run_id: server.get("run_id").cloned().unwrap_or_default(),
-        replid: replication.get("master_replid").filter(|_| primary).cloned(),
+        run_id: info.get("run_id").cloned().unwrap_or_default(),
+        replid: info.get("master_replid").filter(|_| primary).cloned(),
     })
 }
 
