@@ -186,7 +186,8 @@ impl History {
         seen
     }
 
-    fn acked_with_reign(&self) -> impl Iterator<Item = (&Reign, &Write, &Log)> {
+    /// Every acknowledged write with who acknowledged it, where that is known.
+    pub fn acked_with_reign(&self) -> impl Iterator<Item = (&Reign, &Write, &Log)> {
         self.logs.iter().flat_map(|log| {
             let acked = log.writes.iter().filter(|w| w.acked());
             acked.filter_map(move |w| Some((log.reigns.get(w.reign?)?, w, log)))

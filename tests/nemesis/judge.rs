@@ -2,8 +2,8 @@
 //!
 //! - Two never served at once, no replica took a write (S3), but for the bound that S8 names.
 //! - Nobody acknowledged a write that no change of the round had made primary.
-//! - What `WAIT` said that W members had is there: always under `quorum`, under `available` if every change of the
-//!   round says so; after a single fault they must say so.
+//! - What `WAIT` said that W members had is there: always under `quorum`, under `available` if every change after it
+//!   says so; after a single fault they must say so.
 //! - Without a change of primary nothing at all is lost, nor by a switchover.
 //! - What an old primary brings back of lost writes is in a file that was saved, and was told of: where nothing is said
 //!   to have come back, nothing of it was lost (S11).
@@ -29,6 +29,8 @@ pub struct Round<'a> {
     pub struck: &'a [(Kind, HostNo)],
     /// It was to be a single fault.
     pub single: bool,
+    /// Who was primary when it began.
+    pub first: HostNo,
     /// Epochs that began.
     pub changes: &'a [(u64, Change)],
     pub history: &'a History,
@@ -63,6 +65,16 @@ impl Round<'_> {
         frozen && two.overlap < OWN_SIDE && two.writes.iter().all(|key| !waited.contains(key))
     }
 
+    /// Whether every change that could take an acknowledged write from its host says that it took none: all of them, or all
+    /// since the host's first promotion of the round. Who was primary before it wrote before every change.
+    fn promised(&self, key: &str) -> bool {
+        let Some(unkept) = self.changes.iter().rposition(|(_, change)| !change.kept()) else { return true };
+        let written = self.history.acked_with_reign().find(|(_, write, log)| log.key(write.n) == key);
+        let host = written.and_then(|(reign, ..)| self.history.host_of(reign)).filter(|host| *host != self.first);
+        let is_host = |change: &Change| host.is_some_and(|host| change.to() == format!("n{host}"));
+        self.changes.iter().position(|(_, change)| is_host(change)).is_some_and(|promoted| promoted >= unkept)
+    }
+
     /// All that does not hold.
     pub fn faults(&self) -> Vec<String> {
         let two = self.history.two_servers();
@@ -80,11 +92,11 @@ impl Round<'_> {
         if let (lost @ 1.., false) = self.returned {
             wrong.push(format!("{lost} lost writes came back, and nobody told of it"));
         }
-        let kept = self.changes.iter().all(|(_, change)| change.kept());
-        if self.durability == "quorum" || kept {
-            let waited = self.lost_waited.iter().chain(&self.miscount.lost_waited);
-            wrong.extend(waited.map(|key| format!("lost although replicas had it: {key}")));
-        }
+        let quorum = self.durability == "quorum";
+        let waited = self.lost_waited.iter().filter(|key| quorum || self.promised(key));
+        let all_kept = self.changes.iter().all(|(_, change)| change.kept());
+        let counted = self.miscount.lost_waited.iter().filter(|_| quorum || all_kept);
+        wrong.extend(waited.chain(counted).map(|key| format!("lost although replicas had it: {key}")));
         if self.changes.is_empty() || (self.single && self.struck.iter().all(|(kind, _)| kind.loses_nothing())) {
             wrong.extend(self.lost.iter().map(|key| format!("lost without a cause: {key}")));
             if self.miscount.lost > 0 {
@@ -106,6 +118,8 @@ impl Round<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::{Log, Outcome, Reign, Write};
+    use std::time::Instant;
 
     fn wrong(durability: &str, kind: Kind, single: bool, words: &[&str], lost: usize, waited: usize) -> usize {
         let changes: Vec<(u64, Change)> =
@@ -115,6 +129,7 @@ mod tests {
             durability,
             struck: &[(kind, 1)],
             single,
+            first: 1,
             changes: &changes,
             history: &History::default(),
             lost: &keys(lost),
@@ -143,6 +158,42 @@ mod tests {
         assert_eq!(wrong("available", Kind::Isolate, false, &[], 1, 0), 1);
     }
 
+    /// Node 2 was promoted without the guarantee and node 3 after it with it: what node 2 acknowledged must be there.
+    #[test]
+    fn a_change_excuses_what_was_written_before_it_only() {
+        let reign = |no: u8| Reign { run_id: format!("run{no}"), replid: Some(format!("id{no}")) };
+        let now = Instant::now();
+        let write = |n, replicas| {
+            let outcome = Outcome::Acked { replicas };
+            vec![Write { n, sent: now, done: now, outcome, reign: Some(0) }]
+        };
+        let log = |writer: String, no, writes| Log { writer, reigns: vec![reign(no)], writes };
+        let of =
+            |no: u8| [log(format!("r0.beside{no}"), no, write(0, None)), log(format!("w{no}"), no, write(7, Some(1)))];
+        let history = History::of([1, 2].into_iter().flat_map(of));
+        let words = [BEST.to_owned(), KEPT.replace("n2", "n3")];
+        let changes: Vec<(u64, Change)> = (2..).zip(words.map(|words| Change { words })).collect();
+        for (host, times) in [(1, 0), (2, 1)] {
+            let key = history.logs.iter().find(|log| log.writer == format!("w{host}")).expect("a log").key(7);
+            let round = Round {
+                durability: "available",
+                struck: &[(Kind::Isolate, 1), (Kind::KillRedis, 2)],
+                single: false,
+                first: 1,
+                changes: &changes,
+                history: &history,
+                lost: &[],
+                lost_waited: &[key],
+                unsaved: &[],
+                unleased: &[],
+                returned: (0, false),
+                counted: &Counted::default(),
+                miscount: &Miscount::default(),
+            };
+            assert_eq!(round.faults().len(), times, "written by n{host}: {:?}", round.faults());
+        }
+    }
+
     #[test]
     fn what_comes_back_is_told() {
         let (history, counted, miscount) = Default::default();
@@ -150,6 +201,7 @@ mod tests {
             durability: "available",
             struck: &[(Kind::Isolate, 1)],
             single: true,
+            first: 1,
             changes: &[(2, Change { words: KEPT.to_owned() })],
             history: &history,
             lost: &[],

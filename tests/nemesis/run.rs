@@ -273,6 +273,7 @@ impl Nemesis {
             durability: self.c.options.durability,
             struck,
             single,
+            first,
             changes: &changes,
             history,
             lost: &lost,
