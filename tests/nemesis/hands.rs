@@ -3,9 +3,10 @@
 //! Faults overlap, so undoing one must not undo another: the wire is set anew from all that still hold. Whatever is
 //! left is undone by [`Hands::heal`], also when a run fails (a frozen disk would hold its processes for ever).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, Host};
 use crate::lab::{ms, secs, wait_for};
@@ -19,10 +20,20 @@ use crate::writer::own_instance;
 /// The hour that a clock jumps.
 const HOUR: i64 = 3600;
 
+/// A host that was cut off from every other one: no lease is renewed there.
+pub struct Cut {
+    pub host: HostNo,
+    pub from: Instant,
+    pub until: Instant,
+}
+
 pub struct Hands<'a> {
     c: &'a Cluster,
     told: &'a Timeline,
     active: Vec<(usize, Fault, HostNo)>,
+    /// Hosts that are cut off, and since when.
+    cut_since: BTreeMap<HostNo, Instant>,
+    pub cuts: Vec<Cut>,
     /// The one host that may lose its memory in this round.
     victim: Option<HostNo>,
     /// The one host that loses its store in this round.
@@ -49,6 +60,8 @@ impl<'a> Hands<'a> {
             c,
             told,
             active: Vec::new(),
+            cut_since: BTreeMap::new(),
+            cuts: Vec::new(),
             victim: None,
             storeless: None,
             spare_nobody,
@@ -209,7 +222,21 @@ impl<'a> Hands<'a> {
     }
 
     /// The wire as all that still holds makes it.
-    fn rewire(&self) {
+    fn rewire(&mut self) {
+        let cut =
+            |(_, fault, no): &(usize, Fault, HostNo)| matches!(fault.kind, Kind::Unplug | Kind::Isolate).then_some(*no);
+        let cut: BTreeSet<HostNo> = self.active.iter().filter_map(cut).collect();
+        let until = Instant::now();
+        let ended = self.cut_since.iter().filter(|(host, _)| !cut.contains(host));
+        self.cuts.extend(ended.map(|(host, from)| Cut { host: *host, from: *from, until }));
+        self.cut_since.retain(|host, _| cut.contains(host));
+        self.set_wire();
+        for host in cut {
+            self.cut_since.entry(host).or_insert_with(Instant::now);
+        }
+    }
+
+    fn set_wire(&self) {
         let wire = &self.c.wire;
         let hosts: Vec<HostNo> = self.c.hosts.keys().copied().chain([crate::net::CLIENT]).collect();
         wire.set_all(Policy::default());

@@ -1,7 +1,8 @@
 //! What must hold after a round, whatever struck: the sentences that operators rely on.
 //!
 //! - Two never served at once, no replica took a write (S3), but for the bound that S8 names.
-//! - Nobody acknowledged a write that no change of the round had made primary.
+//! - Nobody acknowledged a write that no change of the round had made primary, nor one that was sent to a host when it had
+//!   been cut off from all others for longer than the lease (S1), but for S8's bound.
 //! - What `WAIT` said that W members had is there: always under `quorum`, under `available` if every change after it
 //!   says so; after a single fault they must say so.
 //! - Without a change of primary nothing at all is lost, nor by a switchover.
@@ -15,12 +16,16 @@ use std::time::Duration;
 
 use crate::counter::{Counted, Miscount};
 use crate::events::Change;
-use crate::history::{History, Violation};
+use crate::hands::Cut;
+use crate::history::{History, Violation, Write};
 use crate::plan::Kind;
 use crate::switch::HostNo;
 
 /// The VIP's lifetime and `min-replicas-max-lag`, rounded up by Redis and the kernel.
 const OWN_SIDE: Duration = Duration::from_millis(3500);
+
+/// What a busy machine may add to the lease.
+const NOISE: Duration = Duration::from_millis(500);
 
 /// Everything about one round.
 pub struct Round<'a> {
@@ -42,6 +47,9 @@ pub struct Round<'a> {
     pub unsaved: &'a [String],
     /// Writes that an instance acknowledged which was primary in no moment of the round.
     pub unleased: &'a [String],
+    /// Hosts that were cut off for a while, and the lease.
+    pub cuts: &'a [Cut],
+    pub lease: Duration,
     /// How many of `lost` came back, and whether anything was said to.
     pub returned: (usize, bool),
     pub counted: &'a Counted,
@@ -52,10 +60,8 @@ impl Round<'_> {
     /// S8's bound: an agent that is frozen, or dead and not started again, while its host or instance cannot be reached in
     /// time may let clients beside it write for some seconds; no `WAIT` was answered to them.
     fn on_its_own_side(&self, two: &Violation) -> bool {
-        let mindless = [Kind::FreezeAgent, Kind::KillAgent, Kind::LoseStore];
         let elder = self.history.host_of(&two.elder);
-        let here = |(kind, host): &(Kind, HostNo)| mindless.contains(kind) && Some(*host) == elder;
-        let frozen = self.struck.iter().any(here) && self.struck.len() > 1;
+        let frozen = elder.is_some_and(|elder| self.is_mindless(elder)) && self.struck.len() > 1;
         let waited = self
             .history
             .logs
@@ -63,6 +69,25 @@ impl Round<'_> {
             .flat_map(|log| log.writes.iter().filter(|write| write.acked_by(1)).map(|write| log.key(write.n)));
         let waited: BTreeSet<String> = waited.collect();
         frozen && two.overlap < OWN_SIDE && two.writes.iter().all(|key| !waited.contains(key))
+    }
+
+    fn is_mindless(&self, no: HostNo) -> bool {
+        let kinds = [Kind::FreezeAgent, Kind::KillAgent, Kind::LoseStore];
+        self.struck.iter().any(|(kind, host)| kinds.contains(kind) && *host == no)
+    }
+
+    /// Writes that a host acknowledged which had been cut off for longer than any lease that it could have.
+    fn without_a_lease(&self) -> Vec<String> {
+        let late = |cut: &Cut| {
+            let bound = if self.is_mindless(cut.host) { self.lease + OWN_SIDE } else { self.lease + NOISE };
+            let (from, until, name) = (cut.from + bound, cut.until, format!(".beside{}", cut.host));
+            let logs = self.history.logs.iter().filter(move |log| log.writer.ends_with(&name));
+            logs.flat_map(move |log| {
+                let late = move |write: &&Write| write.acked() && write.sent > from && write.done < until;
+                log.writes.iter().filter(late).map(|write| log.key(write.n))
+            })
+        };
+        self.cuts.iter().flat_map(late).collect()
     }
 
     /// Whether every change that could take an acknowledged write from its host says that it took none: all of them, or all
@@ -89,6 +114,7 @@ impl Round<'_> {
         wrong.extend(self.unsaved.iter().map(|key| format!("lost, though it came back, and not saved: {key}")));
         wrong
             .extend(self.unleased.iter().map(|key| format!("acknowledged by an instance that nobody promoted: {key}")));
+        wrong.extend(self.without_a_lease().iter().map(|key| format!("acknowledged without a lease: {key}")));
         if let (lost @ 1.., false) = self.returned {
             wrong.push(format!("{lost} lost writes came back, and nobody told of it"));
         }
@@ -118,27 +144,52 @@ impl Round<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Log, Outcome, Reign, Write};
+    use crate::history::{Log, Outcome, Reign};
     use std::time::Instant;
+
+    #[derive(Default)]
+    struct Seen {
+        history: History,
+        counted: Counted,
+        miscount: Miscount,
+    }
+
+    impl Seen {
+        /// A round without anything wrong in it.
+        fn round(&self) -> Round<'_> {
+            Round {
+                durability: "available",
+                struck: &[],
+                single: false,
+                first: 1,
+                changes: &[],
+                history: &self.history,
+                lost: &[],
+                lost_waited: &[],
+                unsaved: &[],
+                unleased: &[],
+                cuts: &[],
+                lease: Duration::from_millis(800),
+                returned: (0, false),
+                counted: &self.counted,
+                miscount: &self.miscount,
+            }
+        }
+    }
 
     fn wrong(durability: &str, kind: Kind, single: bool, words: &[&str], lost: usize, waited: usize) -> usize {
         let changes: Vec<(u64, Change)> =
             words.iter().map(|words| (2, Change { words: (*words).to_owned() })).collect();
         let keys = |n: usize| vec!["key".to_owned(); n];
+        let (lost, lost_waited, struck, seen) = (keys(lost), keys(waited), [(kind, 1)], Seen::default());
         let round = Round {
             durability,
-            struck: &[(kind, 1)],
+            struck: &struck,
             single,
-            first: 1,
             changes: &changes,
-            history: &History::default(),
-            lost: &keys(lost),
-            lost_waited: &keys(waited),
-            unsaved: &[],
-            unleased: &[],
-            returned: (0, false),
-            counted: &Counted::default(),
-            miscount: &Miscount::default(),
+            lost: &lost,
+            lost_waited: &lost_waited,
+            ..seen.round()
         };
         round.faults().len()
     }
@@ -170,48 +221,21 @@ mod tests {
         let log = |writer: String, no, writes| Log { writer, reigns: vec![reign(no)], writes };
         let of =
             |no: u8| [log(format!("r0.beside{no}"), no, write(0, None)), log(format!("w{no}"), no, write(7, Some(1)))];
-        let history = History::of([1, 2].into_iter().flat_map(of));
+        let seen = Seen { history: History::of([1, 2].into_iter().flat_map(of)), ..Seen::default() };
         let words = [BEST.to_owned(), KEPT.replace("n2", "n3")];
         let changes: Vec<(u64, Change)> = (2..).zip(words.map(|words| Change { words })).collect();
         for (host, times) in [(1, 0), (2, 1)] {
-            let key = history.logs.iter().find(|log| log.writer == format!("w{host}")).expect("a log").key(7);
-            let round = Round {
-                durability: "available",
-                struck: &[(Kind::Isolate, 1), (Kind::KillRedis, 2)],
-                single: false,
-                first: 1,
-                changes: &changes,
-                history: &history,
-                lost: &[],
-                lost_waited: &[key],
-                unsaved: &[],
-                unleased: &[],
-                returned: (0, false),
-                counted: &Counted::default(),
-                miscount: &Miscount::default(),
-            };
+            let log = seen.history.logs.iter().find(|log| log.writer == format!("w{host}")).expect("a log");
+            let lost_waited = [log.key(7)];
+            let round = Round { changes: &changes, lost_waited: &lost_waited, ..seen.round() };
             assert_eq!(round.faults().len(), times, "written by n{host}: {:?}", round.faults());
         }
     }
 
     #[test]
     fn what_comes_back_is_told() {
-        let (history, counted, miscount) = Default::default();
-        let mut round = Round {
-            durability: "available",
-            struck: &[(Kind::Isolate, 1)],
-            single: true,
-            first: 1,
-            changes: &[(2, Change { words: KEPT.to_owned() })],
-            history: &history,
-            lost: &[],
-            lost_waited: &[],
-            unsaved: &[],
-            unleased: &[],
-            returned: (3, true),
-            counted: &counted,
-            miscount: &miscount,
-        };
+        let (seen, changes) = (Seen::default(), [(2, Change { words: KEPT.to_owned() })]);
+        let mut round = Round { changes: &changes, returned: (3, true), ..seen.round() };
         assert_eq!(round.faults(), Vec::<String>::new());
         round.returned = (3, false);
         assert_eq!(round.faults().len(), 1);
@@ -220,5 +244,22 @@ mod tests {
         assert_eq!(round.faults().len(), 1);
         round.unleased = &[];
         assert!(round.faults().is_empty());
+    }
+
+    /// Cut off for five seconds, and a write was sent in the third.
+    #[test]
+    fn a_lease_ends_for_who_is_cut_off() {
+        let (from, second) = (Instant::now(), Duration::from_secs(1));
+        let sent = from + 2 * second;
+        let write = Write { n: 0, sent, done: sent, outcome: Outcome::Acked { replicas: None }, reign: None };
+        let log = Log { writer: "r0.beside1".to_owned(), reigns: Vec::new(), writes: vec![write] };
+        let seen = Seen { history: History::of([log]), ..Seen::default() };
+        for (host, lasts, kind, times) in
+            [(1, 5, Kind::Isolate, 1), (1, 5, Kind::FreezeAgent, 0), (2, 5, Kind::Isolate, 0), (1, 1, Kind::Isolate, 0)]
+        {
+            let (cuts, struck) = ([Cut { host, from, until: from + lasts * second }], [(kind, 1)]);
+            let round = Round { struck: &struck, cuts: &cuts, ..seen.round() };
+            assert_eq!(round.faults().len(), times, "{kind:?} of n{host}: {:?}", round.faults());
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::{ASK, Cluster, Options};
 use crate::counter::{Counted, Counter};
 use crate::events::{Change, Events};
-use crate::hands::Hands;
+use crate::hands::{Cut, Hands};
 use crate::history::{History, Log};
 use crate::judge::Round;
 use crate::lab::{in_lab, ms, secs};
@@ -213,6 +213,7 @@ impl Nemesis {
             }
         }
         hands.heal();
+        let cuts = std::mem::take(&mut hands.cuts);
         drop(hands);
         let healed = Instant::now();
         if faults.iter().any(|fault| fault.kind == Kind::LoseStore) {
@@ -223,7 +224,7 @@ impl Nemesis {
         let (history, counted) = (load.stop(), counter.stop());
         // Nothing moves any more while it is accounted for.
         let now = self.c.steady_now().unwrap_or(now);
-        self.account(number, (&struck, faults.len() == 1), (&history, &counted), (primary, now));
+        self.account(number, (&struck, faults.len() == 1, &cuts), (&history, &counted), (primary, now));
         self.totals.slowest = self.totals.slowest.max(took);
         self.told.say(&format!("   healthy after {took:.1?}, primary n{now}"));
     }
@@ -244,7 +245,7 @@ impl Nemesis {
     fn account(
         &mut self,
         number: u64,
-        (struck, single): (&[(Kind, HostNo)], bool),
+        (struck, single, cuts): (&[(Kind, HostNo)], bool, &[Cut]),
         (history, counted): (&History, &Counted),
         (first, now): (HostNo, HostNo),
     ) {
@@ -280,6 +281,8 @@ impl Nemesis {
             lost_waited: &lost_waited,
             unsaved: &unsaved,
             unleased: &unleased(history, first, &changes),
+            cuts,
+            lease: self.c.options.lease,
             returned: (returned, self.events.came_back > told),
             counted,
             miscount: &miscount,
