@@ -1,7 +1,7 @@
 //! Who is promoted: best data wins (S4), and what proves that nothing acknowledged is lost (S5).
 
 use super::cold::{choose_cold, choose_first};
-use super::talk::DOWN;
+use super::talk::{DOWN, UNUSABLE};
 use super::{FORCE_WAIT, Reason};
 use crate::cluster::{Durability, Epoch, Group, GroupName, Guarantee, NodeId, Offset, Phase, RunId, Why};
 use crate::view::{Report, Seat, View, counts_writes};
@@ -41,7 +41,7 @@ pub fn choose(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Choi
     }
     let mut reports = reports(view, name, seat, next);
     // Its agent was stopped, and its process is gone since: a restart brings back neither it nor that report.
-    reports.retain(|node, report| !report.stopping || !is_down(seat, *node));
+    reports.retain(|node, report| !report.stopping || !says(seat, *node, &[DOWN]));
     let choice =
         choose_forced(view, group, seat, &reports).unwrap_or_else(|| choose_among(view, group, seat, &reports));
     match &choice {
@@ -153,9 +153,13 @@ pub(super) fn chosen(node: NodeId, report: &Report, guarantee: Guarantee) -> Cho
     Chosen { node, run_id: report.run_id.clone(), offset: report.offset, data, guarantee }
 }
 
-/// Whether the node's agent says that its instance is down. That it has not seen it yet is no such word.
-pub(super) fn is_down(seat: &Seat, node: NodeId) -> bool {
-    seat.health.get(&node).is_some_and(|health| health.posture == DOWN)
+/// Whether the node's agent says that no report can come from its instance. That it has not seen it yet is no such word.
+pub(super) fn is_mute(seat: &Seat, node: NodeId) -> bool {
+    says(seat, node, &[DOWN, UNUSABLE])
+}
+
+fn says(seat: &Seat, node: NodeId, words: &[&str]) -> bool {
+    seat.health.get(&node).is_some_and(|health| words.contains(&health.posture.as_str()))
 }
 
 /// The reports for this seal, this node's own among them once it is on disk.

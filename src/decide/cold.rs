@@ -4,7 +4,7 @@
 //! A first start adopts what runs and never guesses between data that are not kin. A cold start compares what the disks
 //! and the agents' records prove, in the order of [`Ground`], and never takes an empty instance while another holds data.
 
-use super::choose::{Choice, chosen, is_down};
+use super::choose::{Choice, chosen, is_mute};
 use super::{COLD_START_WAIT, Reason};
 use crate::cluster::{Durability, Epoch, Ground, Group, Guarantee, NodeId, Offset};
 use crate::view::{Report, Seat, View};
@@ -137,8 +137,8 @@ pub(super) fn choose_cold(view: &View, group: &Group, seat: &Seat, reports: &Rep
 /// `available`, the wait is over, and whoever is missing cannot be reached or has nothing to report.
 fn may_go_on(view: &View, group: &Group, seat: &Seat, reports: &Reports<'_>) -> bool {
     let waited = view.now.since(seat.sealing_at) >= COLD_START_WAIT && view.now.since(view.started) >= COLD_START_WAIT;
-    // A member whose agent lives and whose instance is down has nothing to report and is not waited for.
-    let alive = |node: &NodeId| view.peers.get(node).is_some_and(|peer| peer.link) && !is_down(seat, *node);
+    // A member whose agent lives and whose instance is gone, or nobody can ask, has nothing to report and is not waited for.
+    let alive = |node: &NodeId| view.peers.get(node).is_some_and(|peer| peer.link) && !is_mute(seat, *node);
     let mut reachable = group.members.keys().filter(|node| !reports.contains_key(node) && alive(node));
     group.durability == Durability::Available && waited && reachable.next().is_none()
 }

@@ -5,7 +5,7 @@ use super::{Decision, POLL_PART, REMOTE_SEAL_PART, Reason};
 use crate::cluster::{
     Command, Durability, Epoch, Group, GroupCommand, GroupName, Guarantee, GuardianChange, NodeId, Offset, Phase, Why,
 };
-use crate::view::{RemoteSeal, Seat, Task, Topic, View};
+use crate::view::{Seat, Task, Topic, View};
 use std::collections::BTreeSet;
 
 pub(super) fn coordinate(view: &View, decision: &mut Decision) {
@@ -137,7 +137,7 @@ fn promote(view: &View, name: &GroupName, group: &Group, seat: &Seat, decision: 
         decision.waits.insert(name.clone(), reason);
         return None;
     }
-    // Its own instance, the old primary's, may still take writes.
+    // Its own instance, the old primary's or one that strayed, may still take writes.
     if seat.instance.task.is_some_and(|(task, ..)| task == Task::Fence) {
         decision.waits.insert(name.clone(), Reason::Fencing(why));
         return None;
@@ -198,14 +198,14 @@ fn seal_remotely(
         return true;
     }
     let bound = view.lease() / REMOTE_SEAL_PART;
+    // Before a majority of guardians had sealed the primary's agent may be alive, with a lease, and serve on.
+    let Some(sealed_at) = seat.sealed_at else { return false };
     if !view.mine.contains(name) {
         // A witness knows no credentials: the members do it.
-        return seat.sealed_at.is_some_and(|sealed_at| view.now.since(sealed_at) >= bound);
+        return view.now.since(sealed_at) >= bound;
     }
-    // Before a majority of guardians had sealed the primary's agent may have been alive, with a lease, and have served on.
-    let again = |seal: &RemoteSeal| seal.ended.zip(seat.sealed_at).is_some_and(|(ended, sealed)| ended < sealed);
     match &seat.remote_seal {
-        Some(seal) if seal.next == next && !again(seal) => seal.ended.is_some() || view.now.since(seal.since) >= bound,
+        Some(seal) if seal.next == next && seal.since >= sealed_at => seal.over || view.now.since(seal.since) >= bound,
         _ => {
             decision.noted.remote.push((name.clone(), next, nodes));
             decision.actions.push(super::Action::SealRemote { group: name.clone(), epoch: next, addresses });
@@ -217,10 +217,7 @@ fn seal_remotely(
 /// Whether a node's instance may still be sealed over the network though it has reported meanwhile: promoted now it would be
 /// struck as the primary. The task's own bounds are two eighths of a lease.
 fn struck(view: &View, seat: &Seat, next: Epoch, node: NodeId) -> bool {
-    let begun = seat
-        .remote_seal
-        .as_ref()
-        .filter(|seal| seal.next == next && seal.ended.is_none() && seal.nodes.contains(&node));
+    let begun = seat.remote_seal.as_ref().filter(|seal| seal.next == next && !seal.over && seal.nodes.contains(&node));
     begun.is_some_and(|seal| view.now.since(seal.since) < view.lease() / 2)
 }
 

@@ -167,9 +167,7 @@ impl fmt::Display for Reason {
                 "nothing proves whose data is the latest, of {}; choose with `mainstay failover --force --to NODE`",
                 who.join(" and ")
             ),
-            Self::AwaitingRestart(who) => {
-                write!(f, "waiting for the agent of {who}, which holds the best data and is being stopped")
-            }
+            Self::AwaitingRestart(who) => f.write_str(&restart_text(who)),
             Self::NobodyPromotable => f.write_str(BARRED),
             Self::SealingRemotely => write!(f, "sealing over the network what has a silent agent"),
         }
@@ -191,6 +189,13 @@ pub fn why_text(why: Why) -> &'static str {
         Why::InstanceFailed => "the primary's instance could not be commanded",
         Why::InstanceStopped => "the primary's instance was stopped on purpose",
     }
+}
+
+fn restart_text(who: &str) -> String {
+    format!(
+        "waiting for the agent of {who}, which holds the best data and is being stopped: start it again, or do without by \
+         `mainstay failover --force --to NODE`"
+    )
 }
 
 /// What is waited for, and for how long.

@@ -11,8 +11,10 @@ use crate::view::{Condition, Health, Item, Moment, Posture, Renewal, Seat, View}
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// An instance of which no report can come, in [`Health::posture`].
+/// An instance that is gone, in [`Health::posture`].
 pub(super) const DOWN: &str = "down";
+/// One that cannot be logged in to, or answers nothing and cannot be killed.
+pub(super) const UNUSABLE: &str = "unusable";
 
 pub(super) fn talk(view: &View, decision: &mut Decision) {
     let step = view.lease() / RENEWALS_PER_LEASE;
@@ -158,7 +160,10 @@ pub(super) fn health_of(view: &View, decision: &Decision, name: &GroupName) -> O
         (true, Posture::Following(_)) => "following",
         (true, Posture::Sealed) => "sealed",
         (true, _) if seat.instance.seen().is_none() => match seat.instance.condition {
-            Condition::Gone | Condition::Unusable { .. } => DOWN,
+            Condition::Gone => DOWN,
+            // It may live and have the best data, and nobody but an operator brings it to say so.
+            Condition::Unusable { .. } => UNUSABLE,
+            Condition::Silent { still: Some(_) } if seat.instance.failures > 0 => UNUSABLE,
             // The agent has just started, or nothing answers INFO: it may live, and report.
             _ => "unseen",
         },

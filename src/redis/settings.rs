@@ -3,7 +3,8 @@
 //! What each prevents: `repl-diskless-load disabled` keeps a cut resync from looking like old data (S4) and keeps
 //! INFO answering (S7); `replica-read-only yes` is the fence itself (S9); `replica-ignore-maxmemory yes` keeps a
 //! sealed instance from evicting what it was sealed with; `repl-diskless-sync-delay 0` spares a rejoining replica
-//! five seconds. `repl-timeout` and the ping period are read and reported, not changed: they belong to the
+//! five seconds; `repl-backlog-ttl 0` lets a primary that has been alone for an hour count its writes on, under its name
+//! (S11). `repl-timeout` and the ping period are read and reported, not changed: they belong to the
 //! operator's network.
 
 use super::Endpoint;
@@ -55,6 +56,7 @@ fn wanted(endpoint: &Endpoint, settings: &Settings) -> Vec<Wanted> {
         ("replica-read-only", "yes"),
         ("replica-ignore-maxmemory", "yes"),
         ("repl-diskless-sync-delay", "0"),
+        ("repl-backlog-ttl", "0"),
     ];
     let mut all: Vec<Wanted> =
         fixed.into_iter().map(|(name, value)| Wanted { name, value: value.to_owned(), remedy: SET_IN_FILE }).collect();

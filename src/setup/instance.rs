@@ -195,6 +195,7 @@ impl Unit {
              replica-ignore-maxmemory yes\n\
              repl-diskless-load disabled\n\
              repl-diskless-sync-delay 0\n\
+             repl-backlog-ttl 0\n\
              min-replicas-max-lag 1\n"
         )
     }

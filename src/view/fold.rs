@@ -318,7 +318,7 @@ impl View {
         let Some(seat) = self.seats.get_mut(name) else { return };
         if task == Task::SealRemote {
             if let Some(seal) = seat.remote_seal.as_mut().filter(|seal| seal.next == epoch) {
-                seal.ended = Some(now);
+                seal.over = true;
             }
             return;
         }
@@ -404,7 +404,7 @@ impl View {
         }
         for (name, next, nodes) in noted.remote {
             if let Some(seat) = self.seats.get_mut(&name) {
-                seat.remote_seal = Some(RemoteSeal { next, since: now, nodes, ended: None });
+                seat.remote_seal = Some(RemoteSeal { next, since: now, nodes, over: false });
             }
         }
         for (name, run_id, value) in noted.tuning {

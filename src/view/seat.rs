@@ -262,8 +262,8 @@ pub struct RemoteSeal {
     pub since: Moment,
     /// Whose.
     pub nodes: BTreeSet<NodeId>,
-    /// When all of them had answered, or were given up.
-    pub ended: Option<Moment>,
+    /// All of them have answered, or were given up.
+    pub over: bool,
 }
 
 /// The VIP here.

@@ -145,7 +145,7 @@ impl View {
 
     /// Records whom the instance is about to follow, with the lineage it has so far; saved before it is done. Where a
     /// full resynchronisation must be expected lineage ends here: it can throw the old data away, be cut off and leave
-    /// the old offset standing between two looks (S4).
+    /// the old offset standing between two looks (S4). One that attaches again within the epoch keeps it till it is seen to load.
     fn settle_attachment(&mut self, name: &GroupName, group: &Group) {
         let Some(target) = self.follow_target(name) else { return };
         let Some(info) = self.seats.get(name).and_then(|seat| seat.instance.seen()).cloned() else { return };
@@ -171,9 +171,7 @@ impl View {
         if !here && !self.seats.get(name).is_some_and(judged) {
             return;
         }
-        let renamed = self.local.groups.get(name).and_then(|local| local.attached.as_ref());
-        let renamed = renamed.is_some_and(|known| known.run_id == wanted.run_id && known.epoch == wanted.epoch);
-        if !renamed && self.expects_full(name) {
+        if !here && self.expects_full(name) {
             self.void_lineage(name);
         }
         let local = self.local.groups.entry(name.clone()).or_default();

@@ -220,6 +220,7 @@ async fn settings_are_enforced_and_a_refusal_names_the_setting() {
         ("replica-read-only", "yes"),
         ("replica-ignore-maxmemory", "yes"),
         ("repl-diskless-sync-delay", "0"),
+        ("repl-backlog-ttl", "0"),
         ("replica-announce-ip", "10.9.8.7"),
         ("replica-announce-port", "6390"),
     ] {

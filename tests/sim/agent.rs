@@ -1,5 +1,6 @@
 //! One host's agent: its life, the loop around `decide::step`, and the actions that end at once. Tasks: `tasks.rs`.
 
+use crate::attack::Attack;
 use crate::events::{Cure, Ev, Input};
 use crate::mutation::Mutation;
 use crate::redis::{Redis, Upstream, announce};
@@ -57,6 +58,7 @@ pub fn host(rng: &mut Rng, index: usize, shape: &Shape, names: &[GroupName]) -> 
         generation: 1,
         superseded: false,
         mindless_since: None,
+        locked_out_until: 0,
     }
 }
 
@@ -127,6 +129,9 @@ impl World {
         own.stalled = false;
         own.excused_until = now + 150 * MS;
         own.mindless_since = None;
+        if self.plan.and_then(|plan| plan.attack) == Some(Attack::LockedOut) && !self.healed {
+            own.locked_out_until = now + 1500 * MS;
+        }
         let (tasks, marking, link) = (vec![None; self.names.len()], vec![false; self.names.len()], vec![true; nodes]);
         own.agent = Some(Agent { life, view, tasks, marking, writing: None, link, carried });
         tr!(self, "agent {}: starts{}", host + 1, if carried { ", within the stamped lease" } else { "" });
@@ -268,6 +273,8 @@ impl World {
         let hung = self.now < redis.hung_until;
         let seen = if !redis.alive {
             Sight::Gone
+        } else if self.now < self.hosts[host].locked_out_until {
+            Sight::Unusable { why: "WRONGPASS".to_owned() }
         } else if hung {
             Sight::Silent { length: std::time::Duration::from_millis(100), progress: false }
         } else if self.now < redis.loading_until {

@@ -61,6 +61,8 @@ pub enum Attack {
     FreezeAlone,
     /// A new primary writes before anybody follows it, and its agent is stopped (S4).
     StopAhead,
+    /// As before, and the agent comes back with a password that its instance refuses for a while (S4).
+    LockedOut,
     /// Whoever is primary crashes, again and again (flap protection).
     Flap,
     /// The primary is cut off with a fresh lease, and an operator forces another one.
@@ -115,7 +117,9 @@ impl World {
                 self.at(9_500 * MS, Ev::Cure(Cure::Net));
             }
             Attack::Joint => self.attack_joint(group, primary, other),
-            Attack::StallSuccessor | Attack::HangSuccessor | Attack::StopAhead => self.order_seal(group),
+            Attack::StallSuccessor | Attack::HangSuccessor | Attack::StopAhead | Attack::LockedOut => {
+                self.order_seal(group)
+            }
             Attack::Restart => {
                 if let Some(leader) = self.raft.leader.filter(|leader| *leader != primary) {
                     self.net.set(primary, leader, true);
@@ -358,7 +362,7 @@ impl World {
                 let thaw = pause + self.rng.between(600, 1400) * MS;
                 self.at(thaw, Ev::Cure(Cure::Thaw(host)));
             }
-            Some(Attack::StopAhead) if self.awake(host) => {
+            Some(Attack::StopAhead | Attack::LockedOut) if self.awake(host) => {
                 tr!(self, "ATTACK {} alone writes, and its agent is stopped", host + 1);
                 let until = self.now + 700 * MS;
                 for other in (0..self.hosts.len()).filter(|other| *other != host) {

@@ -21,6 +21,8 @@ pub struct Order {
     pub node: NodeId,
     /// Whom another order named that stood before.
     pub before: Option<NodeId>,
+    /// A leader that knows of that one only has proposed since; it may have been frozen.
+    pub overtook: bool,
     /// The process that was there.
     pub run: u64,
     pub at: Ns,
@@ -84,6 +86,7 @@ impl World {
         self.books[group].order = Some(Order {
             node: to,
             before,
+            overtook: false,
             run: self.insts[place(host_of(to), group)].redis.run,
             at: self.now,
             warned,
@@ -111,8 +114,13 @@ impl World {
         let text = early.filter(|_| *guarantee != Guarantee::Forced).map(|order| {
             format!("{successor} is to be promoted {} ms after {} was named", (self.now - order.at) / MS, order.node)
         });
+        let earlier = group.and_then(|group| group.forced).filter(|node| node == successor);
         if let Some(text) = text {
             self.violate("force-waits-for-its-node", text);
+        }
+        let number = self.group_of(name);
+        if let Some(order) = self.books[number].order.as_mut().filter(|order| order.before == earlier) {
+            order.overtook = earlier.is_some();
         }
     }
 
@@ -124,7 +132,8 @@ impl World {
             return;
         }
         // What was proposed before the leader knew of the later order goes on.
-        let late = |order: &Order| order.before == Some(successor) && self.now - order.at < 500 * MS;
+        let late =
+            |order: &Order| order.before == Some(successor) && (order.overtook || self.now - order.at < 500 * MS);
         let named = |order: &Order| order.node == successor && old.forced == Some(successor);
         if order.as_ref().is_some_and(late) {
             return;

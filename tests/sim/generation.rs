@@ -148,7 +148,15 @@ impl World {
         for (group, book) in self.books.iter_mut().enumerate() {
             let acknowledged = book.acknowledged.clone();
             let run = self.insts[place(host, group)].redis.run;
-            book.order = Some(Order { node: id(host), before: None, run, at: self.now, warned: true, acknowledged });
+            book.order = Some(Order {
+                node: id(host),
+                before: None,
+                overtook: false,
+                run,
+                at: self.now,
+                warned: true,
+                acknowledged,
+            });
         }
         self.covered.generations += 1;
         self.start_agent(host);

@@ -101,6 +101,8 @@ mutations! {
     FailedServesAgain: ["failed-passed-over"], Some(Attack::LateAnswers), 0;
     /// S4: an instance that its agent has not seen yet counts as dead, and its report for nothing.
     UnseenIsDown: ["living-best"], Some(Attack::StopAhead), 0;
+    /// S4: so does one that its agent cannot log in to.
+    UnusableIsDown: ["living-best"], Some(Attack::LockedOut), 0;
     /// S4: priority 0 is promoted.
     PriorityZeroPromoted: ["never-priority-zero"], None, 19;
     /// S5: an instance follows before F has grown.

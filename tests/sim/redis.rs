@@ -5,8 +5,8 @@
 //! the writes it holds, so that "acknowledged and lost" can be read off exactly. One byte of offset is one write or ping.
 //! Between instances, see `replication.rs`; held to a real Redis, see `real/`.
 //!
-//! Left out on purpose: bytes within a command; that the backlog is trimmed block by block and freed after an hour without
-//! replicas; that an AOF still holds the old data until it is written anew after a full resynchronisation; clients' writes
+//! Left out on purpose: bytes within a command; that the backlog is trimmed block by block (and freed after an hour without replicas,
+//! which the shells forbid); that an AOF still holds the old data until it is written anew after a full resynchronisation; clients' writes
 //! that wait in a frozen instance's sockets; `MISCONF` and all else that no agent causes or looks at.
 
 use crate::rng::Rng;

@@ -58,7 +58,7 @@ fn shape(seed: u64, attack: Option<Attack>) -> Shape {
         Some(Attack::DeadReplica | Attack::CutSync) => 1,
         Some(Attack::Joint | Attack::Grow | Attack::Generation | Attack::Strangers) => 3,
         Some(Attack::Flaky | Attack::FreezePair) => 2,
-        Some(Attack::Flap | Attack::StopAhead) => [0, 2][usize::try_from(seed % 2).unwrap_or(0)],
+        Some(Attack::Flap | Attack::StopAhead | Attack::LockedOut) => [0, 2][usize::try_from(seed % 2).unwrap_or(0)],
         Some(Attack::Leave | Attack::DeafLeaver | Attack::LeaveAhead) => 0,
         Some(Attack::Ambush(ambush)) => ambush.kind(seed),
         _ => seed % 8,
@@ -73,7 +73,7 @@ fn shape(seed: u64, attack: Option<Attack>) -> Shape {
     };
     let asked = match attack {
         Some(Attack::Leave | Attack::DeafLeaver | Attack::LeaveAhead) => Some(true),
-        Some(Attack::Flap | Attack::StopAhead) => Some(false),
+        Some(Attack::Flap | Attack::StopAhead | Attack::LockedOut) => Some(false),
         Some(Attack::Ambush(ambush)) => ambush.quorum(),
         _ => None,
     };

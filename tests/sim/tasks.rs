@@ -134,7 +134,7 @@ impl World {
         if !redis.alive {
             return Some(self.without_instance(at, running));
         }
-        if !redis.answers(self.now) {
+        if !redis.answers(self.now) || self.now < self.hosts[host_at(at)].locked_out_until {
             return self.frozen_instance(at, running);
         }
         if self.now < redis.loading_until {

@@ -91,6 +91,8 @@ pub struct Host {
     pub quarantine: bool,
     pub slow_disk: bool,
     pub slow_redis: bool,
+    /// Its agent cannot log in to the instances before that.
+    pub locked_out_until: Ns,
     /// Safety excuses this host until then: its agent is frozen or dead, or has just come back (S8).
     pub excused_until: Ns,
     /// Which generation of the cluster it belongs to, and whether it was told that this one is over.

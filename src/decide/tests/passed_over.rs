@@ -26,7 +26,9 @@ fn health(node: u64, posture: &str) -> (NodeId, Health) {
 fn s4_a_stopped_agents_report_ends_with_its_process() {
     let state = changed(3, &[seal(Why::Shutdown)]);
     // Started again, the agent has not seen its instance yet: it may be well, and have the best data.
-    for (posture, found) in [("sealed", None), ("unseen", None), ("down", Some((2, Guarantee::BestReached)))] {
+    for (posture, found) in
+        [("sealed", None), ("unseen", None), ("unusable", None), ("down", Some((2, Guarantee::BestReached)))]
+    {
         let adjust = |agent: &mut Agent| {
             agent.seat().reports.get_mut(&NodeId(1)).unwrap().stopping = true;
             agent.seat().health.extend([health(1, posture)]);
@@ -137,7 +139,7 @@ fn an_instance_that_was_not_seen_yet_is_not_said_to_be_down() {
         (Some(Sight::Loading), "unseen"),
         (Some(silent), "unseen"),
         (Some(Sight::Gone), "down"),
-        (Some(refused), "down"),
+        (Some(refused), "unusable"),
     ] {
         assert_eq!(condition(sight.clone()), word, "{sight:?}");
     }

@@ -37,6 +37,9 @@ impl World {
             (Mutation::UnseenIsDown, Item::Health(said)) if said.posture == "unseen" => {
                 "down".clone_into(&mut said.posture)
             }
+            (Mutation::UnusableIsDown, Item::Health(said)) if said.posture == "unusable" => {
+                "down".clone_into(&mut said.posture)
+            }
             (Mutation::GroupsConfused, Item::Promise { group, epoch, .. }) => {
                 let state = self.committed();
                 let twin = self
