@@ -14,7 +14,7 @@ use crate::agent::host_of;
 use crate::trace::label;
 use crate::world::{HANG_AFTER, LEASE, MS, Ns, World, group_at, host_at, place};
 use mainstay::cluster::{Durability, Epoch, Guarantee, NodeId, Phase};
-use mainstay::view::{Item, Stamp};
+use mainstay::view::{Item, Stamp, Task};
 
 /// How long an instance whose agent is frozen and that is cut off may go on serving plain clients (S8).
 const LEASH: Ns = 4_000 * MS;
@@ -74,13 +74,16 @@ impl World {
         }
     }
 
-    /// S7: nobody hangs for much longer than `hang_after` beside an agent at work.
+    /// S7: nobody hangs for much longer than `hang_after` beside an agent at work. What is being saved from it would die with it:
+    /// that has a bound of its own.
     fn check_hung(&mut self, group: usize) {
         let bound = u64::try_from((HANG_AFTER + LEASE * 2).as_nanos()).unwrap_or(u64::MAX);
         for at in (0..self.hosts.len()).map(|host| place(host, group)) {
             let (host, redis) = (&self.hosts[host_at(at)], &self.insts[at].redis);
             let minded = host.up && host.agent.is_some() && host.mindless_since.is_none() && !self.excused(at);
-            let hangs = redis.alive && self.now < redis.hung_until;
+            let seat = host.agent.as_ref().and_then(|agent| agent.view.seats.get(&self.names[group]));
+            let saves = seat.is_some_and(|seat| matches!(seat.instance.task, Some((Task::Quarantine, ..))));
+            let hangs = redis.alive && self.now < redis.hung_until && !saves;
             let since = (minded && hangs).then(|| self.insts[at].hung_since.unwrap_or(self.now));
             self.insts[at].hung_since = since;
             if since.is_some_and(|since| self.now - since > bound) {
