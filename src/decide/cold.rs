@@ -153,7 +153,10 @@ fn compare(view: &View, group: &Group, holding: &[Entry<'_>]) -> Choice {
         let best = holding.iter().max_by_key(|(node, report)| (history(report), report.offset, rank(*node)));
         return promote(best.copied(), Ground::Offset);
     }
-    if let Some(last) = holding.iter().find(|(node, _)| Some(*node) == group.primary_node()) {
+    // By its own record it may never have served the epoch: then the one before it was the last, unless somebody followed it.
+    let last = holding.iter().find(|(node, _)| Some(*node) == group.primary_node());
+    let served = holding.iter().any(|(_, report)| report.evidence.role >= Some(group.epoch));
+    if let Some(last) = last.filter(|(_, report)| served || report.evidence.role.is_none()) {
         return promote(Some(*last), Ground::LastPrimary);
     }
     let record = |report: &Report| (report.evidence.role, stopped(report));
