@@ -5,7 +5,7 @@ use super::{Decision, POLL_PART, REMOTE_SEAL_PART, Reason};
 use crate::cluster::{
     Command, Durability, Epoch, Group, GroupCommand, GroupName, Guarantee, GuardianChange, NodeId, Offset, Phase, Why,
 };
-use crate::view::{Seat, Task, Topic, View};
+use crate::view::{Moment, Seat, Task, Topic, View};
 use std::collections::BTreeSet;
 
 pub(super) fn coordinate(view: &View, decision: &mut Decision) {
@@ -198,8 +198,13 @@ fn seal_remotely(
         return true;
     }
     let bound = view.lease() / REMOTE_SEAL_PART;
-    // Before a majority of guardians had sealed the primary's agent may be alive, with a lease, and serve on.
-    let Some(sealed_at) = seat.sealed_at else { return false };
+    // Before a majority of guardians had sealed the primary's agent may be alive, with a lease, and serve on. Who does it for a
+    // witness may never hear of that majority: it begins at once, and once more when it does.
+    let sealed_at = match seat.sealed_at {
+        Some(sealed_at) => sealed_at,
+        None if view.leadership.leading => return false,
+        None => Moment::default(),
+    };
     if !view.mine.contains(name) {
         // A witness knows no credentials: the members do it.
         return view.now.since(sealed_at) >= bound;

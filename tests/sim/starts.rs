@@ -242,7 +242,8 @@ impl World {
             let data = &self.insts[at].redis.data;
             let beyond: Vec<u64> = data.iter().copied().filter(|write| !held.contains(write)).collect();
             let kin = self.insts[at].redis.replid == self.insts[successor].redis.replid;
-            if !beyond.is_empty() && !kin {
+            // Without kinship nobody can tell that it is the same data.
+            if !data.is_empty() && !kin {
                 self.books[number].found.foreign.insert(at, beyond);
             }
         }

@@ -143,10 +143,12 @@ fn s8_members_seal_a_silent_agents_instance_for_a_leader_that_is_a_witness() {
     for (leader, asked) in [(4, Some("10.0.0.1:6379 10.0.0.3:6379")), (3, None)] {
         let mut agent = Agent::new(2, &state(3), None);
         agent.at(1000, What::Leadership(led_by(leader)));
-        sealed_by_others(&mut agent);
         let actions = agent.at(2000, What::Applied(Arc::new(sealing.clone())));
         assert_eq!(seals_remotely(&actions).as_deref(), asked, "led by {leader}");
         assert_eq!(seals_remotely(&agent.tick(2010)), None, "once");
+        sealed_by_others(&mut agent);
+        assert_eq!(seals_remotely(&agent.tick(2011)).as_deref(), asked, "and once more after the guardians' majority");
+        assert_eq!(seals_remotely(&agent.tick(2012)), None);
     }
     // The old primary's agent gave up, and the other is heard: there is nothing to do in their place.
     let mut agent = Agent::new(2, &state(3), None);
