@@ -52,14 +52,14 @@ pub fn choose(view: &View, name: &GroupName, group: &Group, seat: &Seat) -> Choi
     }
 }
 
-/// By an operator's word: that one, once it has reported, whatever it lacks. One that does not report, or was barred from
-/// promotion since, must not keep the group from choosing by itself for ever.
+/// By an operator's word: that one, once it has reported, whatever it lacks. One that does not report, is being stopped and does
+/// not come back, or was barred from promotion since, must not keep the group from choosing by itself for ever.
 fn choose_forced(view: &View, group: &Group, seat: &Seat, reports: &BTreeMap<NodeId, &Report>) -> Option<Choice> {
     let node = group.forced.filter(|node| group.members.get(node).is_some_and(|member| member.priority > 0))?;
     let waiting = view.now.since(seat.forced_at) < FORCE_WAIT;
     match reports.get(&node) {
-        Some(report) => Some(Choice::Promote(chosen(node, report, Guarantee::Forced))),
-        None => waiting.then(|| Choice::Wait(Reason::AwaitingReports(vec![view.name_of(node)]))),
+        Some(report) if waiting || !report.stopping => Some(Choice::Promote(chosen(node, report, Guarantee::Forced))),
+        _ => waiting.then(|| Choice::Wait(Reason::AwaitingReports(vec![view.name_of(node)]))),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::choose::{Choice, chosen, is_mute};
 use super::{COLD_START_WAIT, Reason};
-use crate::cluster::{Durability, Epoch, Ground, Group, Guarantee, NodeId, Offset};
+use crate::cluster::{Change, Durability, Epoch, Ground, Group, Guarantee, NodeId, Offset};
 use crate::view::{Report, Seat, View};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -131,7 +131,7 @@ pub(super) fn choose_cold(view: &View, group: &Group, seat: &Seat, reports: &Rep
     if only {
         return promote(holding.first().copied(), Ground::OnlyData);
     }
-    compare(view, group, &holding)
+    compare(view, group, last_primary(group, &reports), &holding)
 }
 
 /// `available`, the wait is over, and whoever is missing cannot be reached or has nothing to report.
@@ -144,7 +144,7 @@ fn may_go_on(view: &View, group: &Group, seat: &Seat, reports: &Reports<'_>) -> 
 }
 
 /// The order of [`Ground`].
-fn compare(view: &View, group: &Group, holding: &[Entry<'_>]) -> Choice {
+fn compare(view: &View, group: &Group, last: Option<NodeId>, holding: &[Entry<'_>]) -> Choice {
     let kin = holding.iter().all(|(_, report)| report.replid == holding[0].1.replid);
     let named = holding.iter().all(|(_, report)| report.evidence.history.is_some());
     let rank = |node: NodeId| (priority(group, node), Reverse(node));
@@ -153,10 +153,7 @@ fn compare(view: &View, group: &Group, holding: &[Entry<'_>]) -> Choice {
         let best = holding.iter().max_by_key(|(node, report)| (history(report), report.offset, rank(*node)));
         return promote(best.copied(), Ground::Offset);
     }
-    // By its own record it may never have served the epoch: then the one before it was the last, unless somebody followed it.
-    let last = holding.iter().find(|(node, _)| Some(*node) == group.primary_node());
-    let served = holding.iter().any(|(_, report)| report.evidence.role >= Some(group.epoch));
-    if let Some(last) = last.filter(|(_, report)| served || report.evidence.role.is_none()) {
+    if let Some(last) = holding.iter().find(|(node, _)| Some(*node) == last) {
         return promote(Some(*last), Ground::LastPrimary);
     }
     let record = |report: &Report| (report.evidence.role, stopped(report));
@@ -177,6 +174,20 @@ fn compare(view: &View, group: &Group, holding: &[Entry<'_>]) -> Choice {
     }
     let most = tied.iter().max_by_key(|(node, report)| (report.keys, rank(*node)));
     promote(most.copied(), Ground::Equal)
+}
+
+/// The last primary that served, as far as the agents' records tell. Who was promoted and died before it served holds less than
+/// the one before it may, unless its promotion proved that it did not.
+fn last_primary(group: &Group, reports: &Reports<'_>) -> Option<NodeId> {
+    let promoted = group.primary_node()?;
+    let role = |report: &&Report| report.evidence.role;
+    let latest = reports.values().filter_map(role).max();
+    let kept = |change: &Change| change.epoch == group.epoch && change.guarantee == Guarantee::Kept;
+    if latest >= Some(group.epoch) || reports.get(&promoted).and_then(role).is_none() || group.history.iter().any(kept)
+    {
+        return Some(promoted);
+    }
+    latest.and_then(|epoch| group.starts.get(&epoch)).map(|start| start.successor)
 }
 
 /// Of two with the same last role, one that was not stopped in order went on for longer; of two that were, the offset

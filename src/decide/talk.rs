@@ -5,7 +5,7 @@
 
 use super::choose::own_report;
 use super::coordinate::vacant;
-use super::{Action, Decision, RENEWALS_PER_LEASE};
+use super::{Action, COLD_START_WAIT, Decision, RENEWALS_PER_LEASE};
 use crate::cluster::{Epoch, GroupName, NodeId, Phase};
 use crate::view::{Condition, Health, Item, Moment, Posture, Renewal, Seat, View};
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// An instance that is gone, in [`Health::posture`].
 pub(super) const DOWN: &str = "down";
-/// One that cannot be logged in to, or answers nothing and cannot be killed.
+/// One that cannot be logged in to, or has made no progress for longer than a cold start waits and was not killed.
 pub(super) const UNUSABLE: &str = "unusable";
 
 pub(super) fn talk(view: &View, decision: &mut Decision) {
@@ -163,7 +163,7 @@ pub(super) fn health_of(view: &View, decision: &Decision, name: &GroupName) -> O
             Condition::Gone => DOWN,
             // It may live and have the best data, and nobody but an operator brings it to say so.
             Condition::Unusable { .. } => UNUSABLE,
-            Condition::Silent { still: Some(_) } if seat.instance.failures > 0 => UNUSABLE,
+            Condition::Silent { still: Some(since) } if view.now.since(since) >= COLD_START_WAIT => UNUSABLE,
             // The agent has just started, or nothing answers INFO: it may live, and report.
             _ => "unseen",
         },

@@ -227,30 +227,29 @@ fn s14_the_disks_evidence_in_its_order() {
     decides(&cases);
 }
 
+/// Node 1 served epoch 1; node 2 was promoted after it. Who has which record of a last role, and whose write is the newest.
 #[test]
 fn s14_the_last_primary_is_one_that_served() {
-    decides(&[
-        (
-            "AOF: the last primary first",
-            vec![aof(1, Some(1), None, Some(5), 5), aof(2, Some(1), None, Some(9), 9), aof(3, None, None, None, 1)],
-            Some((1, Ground::LastPrimary)),
-        ),
-        (
-            "AOF: but not one that never served",
-            vec![aof(1, Some(0), None, Some(5), 5), aof(2, Some(0), None, Some(9), 9), aof(3, None, None, None, 1)],
-            Some((2, Ground::NewestWrite)),
-        ),
-        (
-            "AOF: it served, as one that followed it knows",
-            vec![aof(1, Some(0), None, Some(5), 5), aof(2, Some(1), None, Some(9), 9), aof(3, None, None, None, 1)],
-            Some((1, Ground::LastPrimary)),
-        ),
-        (
-            "AOF without it: the latest role",
-            vec![aof(2, Some(0), None, Some(9), 9), aof(3, Some(1), None, Some(5), 5)],
-            Some((3, Ground::RoleRecord)),
-        ),
-    ]);
+    let promoted = |guarantee| {
+        let mut state = changed(3, &[seal(Why::PrimarySilent), promotion(2), seal(Why::InstanceRestarted)]);
+        state.groups.get_mut(&name()).unwrap().history.back_mut().unwrap().guarantee = guarantee;
+        state
+    };
+    let (best, kept) = (promoted(Guarantee::BestReached), promoted(Guarantee::Kept));
+    for (why, state, roles, found) in [
+        ("it served", &best, [Some(1), Some(2), Some(1)], 2),
+        ("it served, as one that followed it knows", &best, [Some(1), Some(1), Some(2)], 2),
+        ("nobody knows", &best, [Some(1), None, Some(1)], 2),
+        ("it never did: the one before it", &best, [Some(1), Some(1), Some(1)], 1),
+        ("it never did, and lacked nothing", &kept, [Some(1), Some(1), Some(1)], 2),
+    ] {
+        let reports: Vec<Report> = (1..)
+            .zip(roles)
+            .map(|(node, role)| aof(node, role, None, Some(if node == 3 { 9 } else { 5 }), 5))
+            .collect();
+        let choice = chosen(&choice(state, &reports, 0));
+        assert_eq!(choice, Some((found, Guarantee::ColdStart(Ground::LastPrimary))), "{why}");
+    }
 }
 
 #[test]
