@@ -176,15 +176,15 @@ fn compare(view: &View, group: &Group, last: Option<NodeId>, holding: &[Entry<'_
     promote(most.copied(), Ground::Equal)
 }
 
-/// The last primary that served, as far as the agents' records tell. Who was promoted and died before it served holds less than
-/// the one before it may, unless its promotion proved that it did not.
+/// The last primary that served, as far as the agents' records tell. Who was promoted and died before it served may hold less
+/// than the one before it, unless its promotion proved that it does not, or was an operator's word.
 fn last_primary(group: &Group, reports: &Reports<'_>) -> Option<NodeId> {
     let promoted = group.primary_node()?;
     let role = |report: &&Report| report.evidence.role;
     let latest = reports.values().filter_map(role).max();
-    let kept = |change: &Change| change.epoch == group.epoch && change.guarantee == Guarantee::Kept;
-    if latest >= Some(group.epoch) || reports.get(&promoted).and_then(role).is_none() || group.history.iter().any(kept)
-    {
+    let unproved = |change: &Change| matches!(change.guarantee, Guarantee::BestReached | Guarantee::ColdStart(_));
+    let doubted = group.history.iter().any(|change| change.epoch == group.epoch && unproved(change));
+    if !doubted || latest >= Some(group.epoch) || reports.get(&promoted).and_then(role).is_none() {
         return Some(promoted);
     }
     latest.and_then(|epoch| group.starts.get(&epoch)).map(|start| start.successor)

@@ -479,8 +479,8 @@ pub struct Health {
     pub group: GroupName,
     /// The group's epoch as that node knows it: what it says of an older one is out of date.
     pub epoch: Epoch,
-    /// The posture in one word, as `status --json` gives it; `unseen`
-    /// and `unusable`, which that shows as `down`, where it may live.
+    /// The posture in one word, as `status --json` gives it; `unseen` and `unusable`, which that shows as `down`, where the
+    /// instance may live.
     pub posture: String,
     /// Offset, if the instance answers.
     pub offset: Option<Offset>,

@@ -80,6 +80,11 @@ pub struct Log {
 }
 
 impl Log {
+    /// The host of the instance that its writer is beside.
+    pub fn beside(&self) -> Option<u8> {
+        self.writer.rsplit_once(".beside")?.1.parse().ok()
+    }
+
     /// The index of a reign, new or known.
     pub fn reign(&mut self, reign: Reign) -> usize {
         self.reigns.iter().position(|known| *known == reign).unwrap_or_else(|| {
@@ -196,8 +201,7 @@ impl History {
 
     /// The host of an instance, by the clients beside it.
     pub fn host_of(&self, reign: &Reign) -> Option<u8> {
-        let beside = |log: &Log| log.writer.rsplit_once("beside")?.1.parse().ok();
-        self.acked_with_reign().filter(|(known, ..)| *known == reign).find_map(|(_, _, log)| beside(log))
+        self.acked_with_reign().filter(|(known, ..)| *known == reign).find_map(|(_, _, log)| log.beside())
     }
 
     /// Every proof that two instances served at once; see the module's text.

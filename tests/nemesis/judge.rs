@@ -80,8 +80,8 @@ impl Round<'_> {
     fn without_a_lease(&self) -> Vec<String> {
         let late = |cut: &Cut| {
             let bound = if self.is_mindless(cut.host) { self.lease + OWN_SIDE } else { self.lease + NOISE };
-            let (from, until, name) = (cut.from + bound, cut.until, format!(".beside{}", cut.host));
-            let logs = self.history.logs.iter().filter(move |log| log.writer.ends_with(&name));
+            let (from, until, host) = (cut.from + bound, cut.until, cut.host);
+            let logs = self.history.logs.iter().filter(move |log| log.beside() == Some(host));
             logs.flat_map(move |log| {
                 let late = move |write: &&Write| write.acked() && write.sent > from && write.done < until;
                 log.writes.iter().filter(late).map(|write| log.key(write.n))

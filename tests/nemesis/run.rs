@@ -7,7 +7,7 @@ use crate::cluster::{ASK, Cluster, Options};
 use crate::counter::{Counted, Counter};
 use crate::events::{Change, Events};
 use crate::hands::{Cut, Hands};
-use crate::history::{History, Log};
+use crate::history::History;
 use crate::judge::Round;
 use crate::lab::{in_lab, ms, secs};
 use crate::plan::{KINDS, Kind, plan};
@@ -365,12 +365,11 @@ impl Nemesis {
 
 /// Writes acknowledged beside an instance that was primary neither at the beginning of the round nor by a change in it.
 fn unleased(history: &History, first: HostNo, changes: &[(u64, Change)]) -> Vec<String> {
-    let first = format!("n{first}");
-    let beside = |log: &&Log| log.writer.contains(".beside");
-    let strange = history.logs.iter().filter(beside).filter(|log| {
-        let host = log.writer.rsplit("beside").next().map(|no| format!("n{no}")).unwrap_or_default();
+    let strange = history.logs.iter().filter(|log| {
+        let Some(host) = log.beside().filter(|host| *host != first) else { return false };
+        let name = format!("n{host}");
         // A node whose name the teller does not know may be anybody.
-        host != first && changes.iter().all(|(_, change)| change.to() != host && !change.to().starts_with("node "))
+        changes.iter().all(|(_, change)| change.to() != name && !change.to().starts_with("node "))
     });
     strange.flat_map(|log| log.writes.iter().filter(|write| write.acked()).map(|write| log.key(write.n))).collect()
 }

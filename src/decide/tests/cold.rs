@@ -235,13 +235,14 @@ fn s14_the_last_primary_is_one_that_served() {
         state.groups.get_mut(&name()).unwrap().history.back_mut().unwrap().guarantee = guarantee;
         state
     };
-    let (best, kept) = (promoted(Guarantee::BestReached), promoted(Guarantee::Kept));
+    let [best, kept, forced] = [Guarantee::BestReached, Guarantee::Kept, Guarantee::Forced].map(promoted);
     for (why, state, roles, found) in [
         ("it served", &best, [Some(1), Some(2), Some(1)], 2),
         ("it served, as one that followed it knows", &best, [Some(1), Some(1), Some(2)], 2),
         ("nobody knows", &best, [Some(1), None, Some(1)], 2),
         ("it never did: the one before it", &best, [Some(1), Some(1), Some(1)], 1),
         ("it never did, and lacked nothing", &kept, [Some(1), Some(1), Some(1)], 2),
+        ("it never did, and was an operator's word", &forced, [Some(1), Some(1), Some(1)], 2),
     ] {
         let reports: Vec<Report> = (1..)
             .zip(roles)
