@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 stage=
 begun=0
-beside=
+building=
 end_stage() {
     [ -z "$stage" ] || echo "== $stage: $(($(date +%s) - begun)) s"
 }
@@ -24,7 +24,7 @@ stage() {
 }
 failed() {
     code=$?
-    [ -z "$beside" ] || kill "$beside" 2>/dev/null || true
+    [ -z "$building" ] || kill "$building" 2>/dev/null || true
     [ "$code" -eq 0 ] || echo "== $stage: FAILED after $(($(date +%s) - begun)) s" >&2
     exit "$code"
 }
@@ -149,39 +149,31 @@ cargo test --quiet --doc --locked
 stage 'tests of the histogram, a crate of its own'
 cargo test --quiet --locked --manifest-path src/base2histogram/Cargo.toml --target-dir target
 
-stage 'tests, built'
-cargo nextest run --locked --no-run
-cargo nextest run --locked --no-run --manifest-path tests/sim/Cargo.toml --target-dir target/simulator
-sh tests/fuzz/run.sh build
-
-# What lives by no clock, on what the tests after it, which wait more than they work, leave of the processors: the package,
-# whose program takes minutes to link; the simulation, a crate of its own, because it is built optimised, and the core without
-# the shells is built within seconds; fuzzing.
+# Its program takes processor minutes to link: beside the stages that live by no clock.
+stage 'the package, begun'
 papers='test(=papers::lintian_has_nothing_to_say_and_the_package_is_small)'
-export papers
-stage 'begun: package; simulation, 2,000 seeds or two minutes, whichever is more, every broken rule, and the model against Redis; fuzzing'
-chrt --idle 0 timeout 1500 sh -euc '
-    cargo nextest run --locked -E "$papers"
-    MAINSTAY_SIM_SEEDS=2000 MAINSTAY_SIM_SECONDS=120 cargo nextest run --locked --no-fail-fast \
-        --success-output immediate --manifest-path tests/sim/Cargo.toml --target-dir target/simulator
-    sh tests/fuzz/run.sh
-' >target/beside.log 2>&1 &
-beside=$!
+cargo nextest run --locked --no-run
+cargo nextest run --locked -E "$papers" >target/package.log 2>&1 &
+building=$!
 
-stage 'tests'
-alone='binary(lab) | binary(run_node) | binary(clients)'
-cargo nextest run --locked --no-fail-fast -E "not (binary(sim) | $alone | $papers)"
+# A crate of its own, because it is built optimised, and the core without the shells is built within seconds.
+stage 'simulation: 2,000 seeds or two minutes, whichever is more, every broken rule, and the model against Redis'
+MAINSTAY_SIM_SEEDS=2000 MAINSTAY_SIM_SECONDS=120 cargo nextest run --locked --no-fail-fast --success-output immediate \
+    --manifest-path tests/sim/Cargo.toml --target-dir target/simulator
 
-stage 'package, simulation and fuzzing'
-wait "$beside" || {
-    cat target/beside.log
+stage 'fuzzing'
+sh tests/fuzz/run.sh
+
+stage 'the package'
+wait "$building" || {
+    cat target/package.log
     exit 1
 }
-beside=
-cat target/beside.log
+building=
+cat target/package.log
 
-stage 'tests that live by milliseconds'
-cargo nextest run --locked --no-fail-fast -E "$alone"
+stage 'tests'
+cargo nextest run --locked --no-fail-fast -E "not (binary(sim) | $papers)"
 
 # An equal of Redis: the shell's tests, and a failover.
 stage 'tests with Valkey'

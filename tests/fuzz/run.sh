@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fuzzes every target, three at a time: sh tests/fuzz/run.sh [TARGET...]; builds them only: sh tests/fuzz/run.sh build
+# Fuzzes every target, three at a time: sh tests/fuzz/run.sh [TARGET...]
 #
 # FUZZ_SECONDS (60) is how long each may take. What is found is kept under target/fuzz: new inputs in corpus/, and what
 # failed in failed-*, which `target/fuzz/bin/TARGET FILE` tries again and which then belongs into tests/fuzz/corpus. With
@@ -12,7 +12,6 @@ seconds=${FUZZ_SECONDS:-60}
 # Dependencies are built as for everything else; only mainstay and the targets carry counters.
 CARGO_INCREMENTAL=0 RUSTC_WORKSPACE_WRAPPER=$PWD/tests/fuzz/instrument.sh \
     cargo build --quiet --locked --package mainstay-fuzz --bins
-[ "$*" != build ] || exit 0
 mkdir -p target/fuzz/bin
 for target in "$@"; do
     cp "target/debug/$target" target/fuzz/bin/

@@ -316,16 +316,19 @@ impl<'a> Hands<'a> {
         let name = format!("n{no}");
         let able = |other: &HostNo| !self.spares.contains(other) && self.c.host(*other).is_on();
         let by = self.c.hosts.keys().copied().find(able).expect("a host that is on");
+        let mut unconfirmed = false;
         wait_for("the witness to be removed", secs(30), || {
             let known = self.c.status(by)?["nodes"].as_array().cloned().unwrap_or_default();
             let member = known.iter().any(|node| node["name"] == name.as_str());
-            if !member && !self.c.host(no).is_on() {
+            if !member && (unconfirmed || !self.c.host(no).is_on()) {
+                self.c.kill_host(no);
                 return Ok(());
             }
             let out = self.c.mainstay(by, &["leave", &name]);
             if out.status.success() {
                 self.c.kill_host(no);
             }
+            unconfirmed |= out.status.code() == Some(TEMPFAIL);
             Err(String::from_utf8_lossy(&out.stderr).trim().to_owned())
         });
     }
